@@ -1,0 +1,207 @@
+"""The scalar oracle: one value at a time, exact arithmetic, the tie rule spelled out.
+
+Rule (design section 3): the code nearest to the correctly rounded float32 quotient of the value by
+the stored scale; a quotient by a power of two is taken exactly. The result is the correctly
+rounded float32 product of code and scale.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+
+from tests.oracles.facts import Facts, read
+
+_STORED_AS = {"bf16": ml_dtypes.bfloat16, "fp16": np.float16, "fp32": np.float32}
+
+
+def quantize(x: np.ndarray, text: str, axis: int = -1) -> np.ndarray:
+    """Finite `x` through the format `text`, in the dtype of `x`; blocks lie along `axis`."""
+    facts = read(text)
+    values = np.asarray(x, dtype=np.float32)
+    result = np.array(x)
+    if text == "fp32":
+        return result
+    tensor_maximum = float(np.max(np.abs(values), initial=0.0))
+    for where in blocks(values.shape, facts, axis):
+        block = [float(values[i]) for i in where]
+        if facts.per_token:
+            row = _row(where[0], axis, values)
+            tensor_maximum = float(np.max(np.abs(row)))
+        for index, value in zip(
+            where, quantize_block(block, facts, tensor_maximum, x.dtype), strict=True
+        ):
+            result[index] = value
+    return result
+
+
+def blocks(shape: tuple[int, ...], facts: Facts, axis: int) -> Iterator[list[tuple[int, ...]]]:
+    """The indices of each block's values; a tail that does not fill a block is a short block."""
+    if facts.group == "tensor" or not shape:
+        everything = list(np.ndindex(*shape))
+        if everything:
+            yield everything
+        return
+    axis %= len(shape)
+    rows = 1
+    length: int = shape[axis]
+    if isinstance(facts.group, tuple):
+        rows, length = facts.group
+    elif facts.group != "row":
+        length = int(facts.group)
+    keys: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for index in np.ndindex(*shape):
+        key = list(index)
+        key[axis] //= length
+        if rows > 1 and len(shape) > 1:
+            other = _other_axis(axis, len(shape))
+            key[other] //= rows
+        keys.setdefault(tuple(key), []).append(index)
+    yield from keys.values()
+
+
+def _other_axis(axis: int, dims: int) -> int:
+    """The second axis of a two-dimensional block: the last one that is not `axis`."""
+    return dims - 2 if axis == dims - 1 else dims - 1
+
+
+def _row(index: tuple[int, ...], axis: int, values: np.ndarray) -> np.ndarray:
+    at: list[int | slice] = list(index)
+    at[axis] = slice(None)
+    return values[tuple(at)]
+
+
+def quantize_block(
+    block: Sequence[float], facts: Facts, tensor_maximum: float, dtype: np.dtype
+) -> list[float]:
+    """One block's values (exact float32) through the format."""
+    maximum = max(abs(value) for value in block)
+    if facts.scale == "none":
+        return [_scaled(value, facts, Fraction(1), dtype) for value in block]
+    if facts.scale == "power":
+        exponent = shared_exponent(block, facts, maximum)
+        return [_scaled(value, facts, Fraction(2) ** exponent, dtype) for value in block]
+    if facts.scale == "range":
+        return _with_zero_point(block, facts, dtype)
+    if facts.scale == "two-level":
+        scale = _nvfp4_scale(maximum, tensor_maximum, facts)
+    else:
+        scale = stored_scale(facts.absmax if facts.absmax is not None else maximum, facts)
+    return [_scaled(value, facts, scale, dtype) for value in block]
+
+
+def stored_scale(maximum: float, facts: Facts) -> np.float32:
+    """The maximum over the element's largest value, as it is stored: rounded, never infinite."""
+    return _stored(np.float32(maximum) / np.float32(facts.anchor), facts.storage)
+
+
+def _stored(scale: np.float32, storage: str) -> np.float32:
+    dtype = _STORED_AS[storage]
+    largest = float(ml_dtypes.finfo(dtype).max)
+    return np.float32(dtype(min(float(scale), largest)))
+
+
+def _nvfp4_scale(maximum: float, tensor_maximum: float, facts: Facts) -> np.float32:
+    """The block's e4m3 scale times the tensor's float32 scale."""
+    whole = facts.absmax if facts.absmax is not None else tensor_maximum
+    tensor_scale = np.float32(whole) / np.float32(6 * 448)
+    if tensor_scale == 0:
+        return np.float32(0)
+    wanted = np.float32(maximum) / np.float32(6) / tensor_scale
+    block_scale = np.float32(ml_dtypes.float8_e4m3fn(min(float(wanted), 448.0)))
+    return block_scale * tensor_scale
+
+
+def shared_exponent(block: Sequence[float], facts: Facts, maximum: float) -> int:
+    """The power of two that a block shares."""
+    largest = Fraction(facts.codes.largest)
+    lowest_exponent = 1 - 2 ** (facts.exponent_bits - 1)
+    highest_exponent = 2 ** (facts.exponent_bits - 1) - 1
+
+    def within(exponent: int) -> int:
+        return max(lowest_exponent, min(highest_exponent, exponent))
+
+    if maximum == 0:
+        return lowest_exponent
+    floor = floor_log2(maximum) - floor_log2(facts.anchor)
+    if facts.round_maximum and maximum / 2.0 ** floor_log2(maximum) > 1.5:
+        floor += 1
+    if facts.rule == "floor":
+        return within(floor)
+    ceil = floor
+    while Fraction(2) ** ceil * largest < Fraction(maximum):
+        ceil += 1
+    if facts.rule == "ceil":
+        return within(ceil)
+    # "mse": the least squared error; of equals the finer scale, which is the earlier one.
+    candidates = sorted({within(floor - 1), within(floor), within(floor + 1)})
+    return min(candidates, key=lambda exponent: _squared_error(block, facts, exponent))
+
+
+def _squared_error(block: Sequence[float], facts: Facts, exponent: int) -> Fraction:
+    scale = Fraction(2) ** exponent
+    errors = (
+        Fraction(facts.codes.nearest(Fraction(value) / scale)) * scale - Fraction(value)
+        for value in block
+    )
+    return sum((error * error for error in errors), Fraction(0))
+
+
+def floor_log2(x: float) -> int:
+    return math.frexp(x)[1] - 1
+
+
+def _with_zero_point(block: Sequence[float], facts: Facts, dtype: np.dtype) -> list[float]:
+    """Asymmetric integers: the range always holds zero, and zero is a code."""
+    low, high = min(0.0, *block), max(0.0, *block)
+    scale = _stored((np.float32(high) - np.float32(low)) / np.float32(facts.anchor), facts.storage)
+    if scale == 0:
+        return [0.0] * len(block)
+    zero = facts.codes.nearest(Fraction(float(np.float32(-low) / scale)))
+    result = []
+    for value in block:
+        quotient = Fraction(float(np.float32(value) / scale))
+        code = facts.codes.nearest(quotient + Fraction(zero))
+        result.append(_cast(code - zero, scale, facts, dtype))
+    return result
+
+
+def _scaled(value: float, facts: Facts, scale: Fraction | np.float32, dtype: np.dtype) -> float:
+    if scale == 0:
+        return math.copysign(0.0, value) if facts.codes.signed_zero else 0.0
+    if isinstance(scale, Fraction):
+        quotient = Fraction(value) / scale
+    else:
+        ratio = np.float32(value) / scale
+        quotient = Fraction(float(np.clip(ratio, np.float32(-3e38), np.float32(3e38))))
+    code = facts.codes.nearest(quotient)
+    if code == 0:
+        return math.copysign(0.0, value) if facts.codes.signed_zero else 0.0
+    return _cast(code, scale, facts, dtype)
+
+
+def _cast(code: float, scale: Fraction | np.float32, facts: Facts, dtype: np.dtype) -> float:
+    """Code times scale in float32, then in `dtype`; beyond it, the largest that it holds."""
+    result = _product(code, scale, dtype)
+    if math.isfinite(result):
+        return result
+    towards_zero = [v for v in facts.codes.values if abs(v) < abs(code) and (v < 0) == (code < 0)]
+    return max(
+        (r for r in (_product(v, scale, dtype) for v in towards_zero) if math.isfinite(r)),
+        key=abs,
+        default=0.0,
+    )
+
+
+def _product(code: float, scale: Fraction | np.float32, dtype: np.dtype) -> float:
+    with np.errstate(over="ignore"):
+        if isinstance(scale, Fraction):
+            exact = Fraction(code) * scale
+            if abs(exact) >= Fraction(2) ** 128:
+                return math.inf
+            product = np.float32(float(exact))
+        else:
+            product = np.float32(code) * scale
+        return float(product.astype(dtype))
