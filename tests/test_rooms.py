@@ -31,14 +31,15 @@ ARROWS = {
     "kernels": {"formats", "errors"},
     "plans": {"formats", "errors"},
     "cost": {"plans", "formats", "errors"},
-    "run": {"plans", "formats", "errors"},
+    "files": {"errors"},
+    "run": {"files", "plans", "formats", "errors"},
     "modeling": {"kernels", "plans", "formats", "measures", "data", "assets", "errors"},
     "profiling": {"modeling", "kernels", "plans", "formats", "measures", "run", "data", "errors"},
     "search": {"plans", "formats", "cost", "run", "config", "errors"},
     "plots": {"plans", "formats", "cost", "run", "errors"},
 }
 STAGES = {"profiling", "search"}
-TORCH_FREE = {"errors", "formats", "plans", "cost", "run", "config", "search", "plots"}
+TORCH_FREE = {"errors", "formats", "plans", "cost", "files", "run", "config", "search", "plots"}
 
 # What a package imports for us: the file named in pyproject.toml imports the second instead.
 BEHALF = {("cmaes", "search/study.py"): "optuna", ("scipy", "search/study.py"): "optuna"}
