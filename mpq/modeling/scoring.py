@@ -1,0 +1,256 @@
+"""How far a model under a plan is from the model itself: KL, loss and accuracy by window.
+
+A window is a row of tokens (causal language models) or one example (classification). Batches are
+fixed when they are made, so a window meets the same neighbours in every score.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import DataError
+from mpq.measures import accuracy, cross_entropy, kl_divergence
+
+if TYPE_CHECKING:
+    from mpq.data import Examples
+
+DEFAULT_CACHE_BYTES = 1 << 30
+"""Reference logits are kept up to this size (1 GiB), and computed anew beyond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some windows, ready for the model.
+
+    Attributes:
+        inputs: What the model is called with.
+        select: The model's logits -> the ones that count, `[windows, positions, classes]`.
+        labels: `[windows, positions]` int64, the truth beside `select`'s logits.
+    """
+
+    inputs: dict[str, Tensor]
+    select: Callable[[Tensor], Tensor]
+    labels: Tensor
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in the batch."""
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowScores:
+    """What each window says of a model; every tensor is float64 `[windows]` on the CPU.
+
+    Attributes:
+        kl: KL(reference ‖ model) in nats, the mean over the window's positions.
+        loss: Cross entropy with the true tokens or labels in nats, the mean over positions.
+        accuracy: Share of positions whose likeliest class is the true one.
+    """
+
+    kl: Tensor
+    loss: Tensor
+    accuracy: Tensor
+
+
+def make_batches(
+    data: Tensor | Examples, batch_size: int, device: torch.device | str = "cpu"
+) -> tuple[Batch, ...]:
+    """The batches of `data`, in order; the last one may be smaller.
+
+    Args:
+        data: Token windows `[N, T]` int64, judged at the T - 1 positions that have a next token;
+            or examples, judged by their class (`choice_ids` None) or by the choice that a causal
+            model would write after the last token.
+        batch_size: Windows a batch.
+        device: Where the batches lie.
+
+    Raises:
+        DataError: There is no window, or a window has no next token.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; at least 1 window a batch is needed")
+    if isinstance(data, Tensor):
+        if data.dim() != 2 or data.shape[0] == 0 or data.shape[1] < 2:
+            raise DataError(
+                f"windows have the shape {tuple(data.shape)}; needed are [N, T] with N >= 1 "
+                "windows of T >= 2 tokens (the first has none before it)"
+            )
+        return tuple(_token_batch(part.to(device)) for part in torch.split(data, batch_size))
+    if data.input_ids.shape[0] == 0:
+        raise DataError("there is no example to score; ask for at least one")
+    starts = range(0, data.input_ids.shape[0], batch_size)
+    return tuple(_example_batch(data, start, start + batch_size, device) for start in starts)
+
+
+def _token_batch(tokens: Tensor) -> Batch:
+    return Batch(
+        inputs={"input_ids": tokens}, select=lambda logits: logits[:, :-1], labels=tokens[:, 1:]
+    )
+
+
+def _example_batch(examples: Examples, first: int, last: int, device: torch.device | str) -> Batch:
+    mask = examples.attention_mask[first:last].to(device)
+    labels = examples.labels[first:last].to(device)
+    inputs = {"input_ids": examples.input_ids[first:last].to(device), "attention_mask": mask}
+    if examples.choice_ids is None:
+        return Batch(
+            inputs=inputs, select=lambda logits: logits.unsqueeze(1), labels=labels.unsqueeze(1)
+        )
+    choices = examples.choice_ids.to(device)
+    rows = torch.arange(mask.shape[0], device=mask.device)
+    # The last column with a 1 in it, whichever side is padded.
+    final = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+    return Batch(
+        inputs=inputs,
+        select=lambda logits: logits[rows, final][:, choices].unsqueeze(1),
+        labels=labels.unsqueeze(1),
+    )
+
+
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits that count of `model` on `batch`: `[windows, positions, classes]`."""
+    # A key-value cache would only cost memory; classifiers without one do not know the word.
+    has_cache = hasattr(getattr(model, "config", None), "use_cache")
+    keywords = {"use_cache": False} if has_cache else {}
+    return batch.select(model(**batch.inputs, **keywords).logits)
+
+
+class Scorer:
+    """Scores a model against itself at full precision, with the reference logits remembered.
+
+    The reference is `model` as it stands outside of `apply`; it is computed when a batch is
+    scored for the first time. Never call `score` inside of a plan's context: hand the context in.
+
+    Attributes:
+        num_windows: Windows that can be scored.
+        num_forwards: Batches sent through the model so far, the reference's included.
+        forward_seconds: Time spent on them and on the measures, in seconds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Tensor | Examples,
+        *,
+        batch_size: int,
+        max_cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        """Cuts `data` into batches; runs nothing.
+
+        Args:
+            model: A transformers model; it is switched to no other mode.
+            data: See `make_batches`.
+            batch_size: Windows a batch.
+            max_cache_bytes: Reference logits (float32) are kept up to this size in all, those of
+                the first batches first; other batches compute theirs anew in each score.
+
+        Raises:
+            DataError: There is nothing to score.
+        """
+        self.model = model
+        self.batches = make_batches(data, batch_size, next(model.parameters()).device)
+        self.num_windows = sum(batch.num_windows for batch in self.batches)
+        self.num_forwards = 0
+        self.forward_seconds = 0.0
+        self._batch_size = batch_size
+        self._bytes_left = max_cache_bytes
+        self._references: dict[int, Tensor] = {}
+
+    def score(
+        self,
+        apply: Callable[[], AbstractContextManager[object]],
+        *,
+        first: int = 0,
+        last: int | None = None,
+    ) -> WindowScores:
+        """What the windows `first` to `last` (exclusive) say of the model inside of `apply()`.
+
+        Batches are run whole, so that a window's neighbours are the same for every range:
+        ranges that end between batches waste the rest of theirs.
+
+        Args:
+            apply: Makes the context that puts the plan on the model
+                (`lambda: apply_plan(model, plan)`; `nullcontext` for the model itself).
+            first: The first window.
+            last: The first window that is not scored; None for all.
+
+        Raises:
+            DataError: The range holds no window, or one that is not there.
+        """
+        last = self.num_windows if last is None else last
+        if not 0 <= first < last <= self.num_windows:
+            raise DataError(
+                f"windows {first} to {last} were asked for; there are {self.num_windows}, "
+                "numbered from 0, and a range holds at least one"
+            )
+        start = first // self._batch_size
+        wanted = range(start, -(-last // self._batch_size))
+        parts: dict[int, Tensor] = {}
+        for index in wanted:
+            self._remember(index)
+        remembered = [index for index in wanted if index in self._references]
+        if remembered:
+            with apply():
+                for index in remembered:
+                    parts[index] = self._judge(index, self._references[index])
+        for index in wanted:
+            if index not in parts:
+                reference = self._run(index)
+                with apply():
+                    parts[index] = self._judge(index, reference)
+        rows = torch.cat([parts[index] for index in wanted], dim=1)
+        offset = start * self._batch_size
+        kl, loss, hits = rows[:, first - offset : last - offset]
+        return WindowScores(kl=kl, loss=loss, accuracy=hits)
+
+    def _remember(self, index: int) -> None:
+        """Keeps the reference logits of a batch if they fit; full once one did not."""
+        if index in self._references or self._bytes_left <= 0:
+            return
+        logits = self._run(index)
+        size = logits.numel() * logits.element_size()
+        self._bytes_left -= size
+        if self._bytes_left >= 0:
+            self._references[index] = logits
+
+    @torch.inference_mode()
+    def _run(self, index: int) -> Tensor:
+        """The logits of one batch by the model as it stands, float32 (or float64)."""
+        start = self._now()
+        logits = forward(self.model, self.batches[index])
+        # A copy: a view would keep the logits that do not count alive.
+        logits = logits.clone() if logits.dtype == torch.float64 else logits.float().contiguous()
+        self.num_forwards += 1
+        self.forward_seconds += self._now() - start
+        return logits
+
+    @torch.inference_mode()
+    def _judge(self, index: int, reference: Tensor) -> Tensor:
+        """KL, loss and accuracy `[3, windows]` float64 of a batch by the model as it stands."""
+        start = self._now()
+        labels = self.batches[index].labels
+        logits = forward(self.model, self.batches[index])
+        measured = torch.stack(
+            [
+                kl_divergence(logits, reference).double().mean(dim=1),
+                cross_entropy(logits, labels).double().mean(dim=1),
+                accuracy(logits, labels).double().mean(dim=1),
+            ]
+        ).cpu()
+        self.num_forwards += 1
+        self.forward_seconds += self._now() - start
+        return measured
+
+    def _now(self) -> float:
+        """Seconds on a clock that waits for the device."""
+        if self.batches[0].labels.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
