@@ -27,7 +27,8 @@ ARROWS = {
     "measures": {"errors"},
     "data": {"assets", "errors"},
     "formats": {"errors"},
-    "config": {"formats", "errors"},
+    "config_sections": {"formats", "errors"},
+    "config": {"config_sections", "formats", "errors"},
     "kernels": {"formats", "errors"},
     "plans": {"formats", "errors"},
     "cost": {"plans", "formats", "errors"},
@@ -39,7 +40,8 @@ ARROWS = {
     "plots": {"plans", "formats", "cost", "run", "errors"},
 }
 STAGES = {"profiling", "search"}
-TORCH_FREE = {"errors", "formats", "plans", "cost", "files", "run", "config", "search", "plots"}
+TORCH_FREE = {"errors", "formats", "plans", "cost", "files", "run", "config", "config_sections"}
+TORCH_FREE |= {"search", "plots"}
 
 # What a package imports for us: the file named in pyproject.toml imports the second instead.
 BEHALF = {("cmaes", "search/study.py"): "optuna", ("scipy", "search/study.py"): "optuna"}

@@ -1,0 +1,330 @@
+"""The additive optimum: one choice for every group, least damage in sum, within budgets.
+
+This is the multiple-choice knapsack problem (Kellerer, Pferschy and Pisinger, Knapsack Problems,
+2004, chapter 11), with any number of resources. Costs and budgets are whole numbers (bits), and
+every answer is checked in whole numbers: a solver's tolerance never exceeds a budget.
+
+The way to the optimum: choices that another choice beats in everything go (dominance); prices for
+the resources come from the linear relaxation; the Lagrangian bound at those prices, beside a
+feasible answer found greedily, rules out most other choices (the reduced-cost test of the same
+book, section 11.3); an integer program decides among the few that are left.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.sparse import csr_array
+
+from mpq.errors import BudgetError, PlanError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
+
+RESOLUTION = 1e-12
+"""Damages that differ by less than this part of their range are alike to the solver."""
+
+OBJECTIVE_RANGE = 1e7
+"""What the damages' range is scaled to. HiGHS stops at an absolute gap of 1e-6, whatever the
+relative one says, and damages are small numbers."""
+
+MAX_CUTS = 100
+"""How many answers that break a budget within the solver's tolerance are cut off, one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What is decided: damage [groups, choices] (+inf forbids), costs, budgets; see `allocate`."""
+
+    damage: Floats
+    costs: Ints
+    budgets: Ints
+
+    def loss(self, choices: Ints) -> float:
+        return float(self.damage[np.arange(len(choices)), choices].sum())
+
+    def keeps(self, choices: Ints) -> bool:
+        return bool((spent(choices, self.costs) <= self.budgets).all())
+
+
+def allocate(damage: Floats, costs: Ints, budgets: Ints) -> Ints:
+    """The choice of every group with the least sum of damage within all budgets, int64 [groups].
+
+    Deterministic; of choices that are alike the first.
+
+    Args:
+        damage: Float [groups, choices]; NaN and infinity forbid a choice.
+        costs: Whole numbers >= 0 [resources, groups, choices].
+        budgets: Whole numbers [resources]: the sum of each resource's costs may not be above.
+
+    Raises:
+        BudgetError: No assignment keeps the budgets; names the smallest cost in reach of each.
+        PlanError: The shapes do not fit, a cost is no whole number >= 0, or a group has no
+            choice that is allowed.
+    """
+    problem = _checked(damage, costs, budgets)
+    if not len(problem.damage):
+        return np.zeros(0, dtype=np.int64)
+    _check_reach(problem)
+    choices = problem.damage.argmin(axis=1)
+    if problem.keeps(choices):
+        return choices
+    kept = _without_dominated(problem)
+    prices = _prices(kept)
+    incumbent = _greedy(kept, prices)
+    if incumbent is not None:
+        kept = _without_hopeless(kept, prices, incumbent)
+    return _exact(kept, incumbent)
+
+
+def allocate_at_price(damage: Floats, costs: Ints, prices: Floats) -> Ints:
+    """The choice of every group with the least damage plus price times cost, int64 [groups].
+
+    No solver and no budget: every group decides for itself. Of choices that are alike the first.
+
+    Args:
+        damage: Float [groups, choices]; NaN and infinity forbid a choice.
+        costs: Whole numbers >= 0 [resources, groups, choices].
+        prices: Float [resources]: damage that one unit of a resource is worth.
+
+    Raises:
+        PlanError: As `allocate`.
+    """
+    problem = _checked(damage, costs, np.zeros(len(costs), dtype=np.int64))
+    return _priced(problem, np.asarray(prices, dtype=np.float64)).argmin(axis=1)
+
+
+def spent(choices: Ints, costs: Ints) -> Ints:
+    """The sum of each resource's costs at the chosen choices, int64 [resources]."""
+    return costs[:, np.arange(len(choices)), choices].sum(axis=1)
+
+
+def _checked(damage: Floats, costs: Ints, budgets: Ints) -> _Problem:
+    damage = np.asarray(damage, dtype=np.float64)
+    given, bounds = np.asarray(costs), np.asarray(budgets)
+    if damage.ndim != 2 or given.shape[1:] != damage.shape or bounds.shape != given.shape[:1]:
+        raise PlanError(
+            "damage is [groups, choices], costs [resources, groups, choices], budgets "
+            f"[resources]; given {damage.shape}, {given.shape} and {bounds.shape}"
+        )
+    if not (np.issubdtype(given.dtype, np.integer) and np.issubdtype(bounds.dtype, np.integer)):
+        raise PlanError(
+            f"costs and budgets are whole numbers; given {given.dtype} and {bounds.dtype}"
+        )
+    if given.size and given.min() < 0:
+        raise PlanError(f"costs are not below 0; given {given.min()}")
+    damage = np.where(np.isfinite(damage), damage, np.inf)
+    stuck = np.flatnonzero(np.isinf(damage).all(axis=1))
+    if stuck.size:
+        raise PlanError(
+            f"every group needs a choice of finite damage; groups {stuck.tolist()} have none"
+        )
+    return _Problem(damage, given.astype(np.int64), bounds.astype(np.int64))
+
+
+def _check_reach(problem: _Problem) -> None:
+    """Refuses budgets that are out of reach, each looked at by itself."""
+    allowed = np.isfinite(problem.damage)
+    smallest = _least_costs(problem.costs, allowed)
+    if (smallest > problem.budgets).any():
+        raise BudgetError(_out_of_reach(problem.budgets, smallest))
+
+
+def _least_costs(costs: Ints, allowed: Bools) -> Ints:
+    dear = np.iinfo(np.int64).max
+    return np.where(allowed, costs, dear).min(axis=2).sum(axis=1)
+
+
+def _out_of_reach(budgets: Ints, smallest: Ints, together: str = "") -> str:
+    lines = [
+        f"resource {index}: budget {budget}, smallest reachable cost {least}"
+        for index, (budget, least) in enumerate(zip(budgets, smallest, strict=True))
+    ]
+    return (
+        f"no assignment keeps the budgets{together}: {'; '.join(lines)}; "
+        "raise a budget or add a cheaper choice"
+    )
+
+
+def _without_dominated(problem: _Problem) -> _Problem:
+    """The problem without choices that another beats or equals in damage and in every cost."""
+    damage, costs = problem.damage, problem.costs
+    groups, choices = damage.shape
+    beaten = np.zeros((groups, choices), dtype=bool)
+    for rival in range(choices):
+        better = damage[:, rival, None] <= damage
+        better &= (costs[:, :, rival, None] <= costs).all(axis=0)
+        # Of two that are alike in everything the first stays.
+        alike = (damage[:, rival, None] == damage) & (costs[:, :, rival, None] == costs).all(0)
+        later = np.arange(choices) > rival
+        beaten |= better & (~alike | later)
+    return _Problem(np.where(beaten, np.inf, damage), costs, problem.budgets)
+
+
+def _priced(problem: _Problem, prices: Floats) -> Floats:
+    toll: Floats = np.tensordot(prices, problem.costs, axes=1)
+    return np.asarray(problem.damage + toll, dtype=np.float64)
+
+
+def _prices(problem: _Problem) -> Floats:
+    """Damage a unit of each resource is worth, from the linear relaxation; 0 where it fails."""
+    allowed = np.isfinite(problem.damage)
+    unit = np.maximum(problem.costs.max(axis=(1, 2)), 1)
+    scale = _scale(problem)
+    found = linprog(
+        problem.damage[allowed] * scale,
+        A_ub=problem.costs[:, allowed] / unit[:, None],
+        b_ub=problem.budgets / unit,
+        A_eq=_one_each(allowed),
+        b_eq=np.ones(len(allowed)),
+        method="highs",
+    )
+    if found.status != 0:
+        return np.zeros(len(unit))
+    return np.maximum(-found.ineqlin.marginals, 0.0) / (unit * scale)
+
+
+def _scale(problem: _Problem) -> float:
+    finite = problem.damage[np.isfinite(problem.damage)]
+    spread = float(np.ptp(finite))
+    return OBJECTIVE_RANGE / spread if spread > 0 else 1.0
+
+
+def _one_each(allowed: Bools) -> csr_array:
+    """Rows that sum the variables of each group; variables are the allowed choices in order."""
+    group = np.nonzero(allowed)[0]
+    ones = np.ones(len(group))
+    return csr_array((ones, (group, np.arange(len(group)))), shape=(len(allowed), len(group)))
+
+
+def _greedy(problem: _Problem, prices: Floats) -> Ints | None:
+    """A good assignment within the budgets, or None where this simple way finds none."""
+    choices = _priced(problem, prices).argmin(axis=1)
+    for _ in range(problem.damage.size):
+        over = spent(choices, problem.costs) - problem.budgets
+        if (over <= 0).all():
+            return _improved(problem, choices)
+        saved = _here(problem.costs, choices) - problem.costs
+        # How much of the excess a move takes away; what it saves elsewhere is worth nothing.
+        relief = np.minimum(saved, over[:, None, None])[over > 0] / over[over > 0, None, None]
+        gain = relief.sum(axis=0)
+        harm = problem.damage - _here(problem.damage[None], choices)[0]
+        rate = np.where(gain > 0, harm / np.where(gain > 0, gain, 1.0), np.inf)
+        group, choice = np.unravel_index(rate.argmin(), rate.shape)
+        if not np.isfinite(rate[group, choice]):
+            return None
+        choices[group] = choice
+    return None
+
+
+def _improved(problem: _Problem, choices: Ints) -> Ints:
+    """The assignment after single moves that lower the damage and still fit, the best first."""
+    while True:
+        room = problem.budgets - spent(choices, problem.costs)
+        added = problem.costs - _here(problem.costs, choices)
+        fits = (added <= room[:, None, None]).all(axis=0)
+        harm = problem.damage - _here(problem.damage[None], choices)[0]
+        harm = np.where(fits, harm, np.inf)
+        group, choice = np.unravel_index(harm.argmin(), harm.shape)
+        if harm[group, choice] >= 0:
+            return choices
+        choices[group] = choice
+
+
+def _here(table: npt.NDArray[Number], choices: Ints) -> npt.NDArray[Number]:
+    """The entries of [n, groups, choices] at the chosen choices, as [n, groups, 1]."""
+    return table[:, np.arange(len(choices)), choices][:, :, None]
+
+
+def _without_hopeless(problem: _Problem, prices: Floats, incumbent: Ints) -> _Problem:
+    """The problem without choices that cannot be part of anything better than `incumbent`.
+
+    For any prices >= 0 the sum of every group's least priced damage, less what the budgets are
+    worth, bounds the damage from below (Lagrangian relaxation); forcing a choice raises that
+    bound by how far the choice lies above its group's least.
+    """
+    priced = _priced(problem, prices)
+    least = priced.min(axis=1, keepdims=True)
+    bound = float(least.sum()) - float(prices @ problem.budgets)
+    slack = problem.loss(incumbent) - bound
+    # The bound is a sum of rounded numbers: a thousandth part more room costs nothing.
+    hopeless = priced - least > 1.001 * slack + RESOLUTION * float(np.abs(least).sum())
+    hopeless[np.arange(len(incumbent)), incumbent] = False
+    damage = np.where(hopeless, np.inf, problem.damage)
+    return _Problem(damage, problem.costs, problem.budgets)
+
+
+def _exact(problem: _Problem, incumbent: Ints | None) -> Ints:
+    """The best of `incumbent` and what the integer program finds."""
+    found = _integer_program(problem)
+    if found is None and incumbent is None:
+        raise BudgetError(_out_of_reach_together(problem))
+    known = [choices for choices in (incumbent, found) if choices is not None]
+    return min(known, key=problem.loss)
+
+
+def _integer_program(problem: _Problem) -> Ints | None:
+    """The optimum by branch and bound, or None where nothing keeps the budgets."""
+    allowed = np.isfinite(problem.damage)
+    group, choice = np.nonzero(allowed)
+    # Costs above each group's least, in their greatest common unit: small whole numbers, whose
+    # sums the solver's absolute tolerance of 1e-6 does not blur.
+    least = np.where(allowed, problem.costs, np.iinfo(np.int64).max).min(axis=2)
+    extra = problem.costs[:, group, choice] - least[:, group]
+    unit = np.maximum(np.gcd.reduce(extra, axis=1), 1)
+    room = (problem.budgets - least.sum(axis=1)) // unit
+    if (room < 0).any():
+        return None
+    rows = extra // unit[:, None]
+    rules = [LinearConstraint(_one_each(allowed), 1, 1), LinearConstraint(rows, -np.inf, room)]
+    objective = problem.damage[group, choice] * _scale(problem)
+    for _ in range(MAX_CUTS):
+        found = milp(
+            objective,
+            constraints=rules,
+            integrality=np.ones(len(objective)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},
+        )
+        if found.x is None:
+            return None
+        chosen = np.zeros(problem.damage.shape)
+        chosen[group, choice] = found.x
+        choices = chosen.argmax(axis=1)
+        if problem.keeps(choices):
+            return choices
+        rules.append(_cut(problem, choices, allowed))
+    raise PlanError(
+        "costs and budgets are too large for the solver to tell apart (1e-6 of their common "
+        f"unit); budgets {problem.budgets.tolist()}: count in a coarser unit"
+    )
+
+
+def _cut(problem: _Problem, choices: Ints, allowed: Bools) -> LinearConstraint:
+    """A rule that `choices` break and no assignment within the budgets does: a cover cut.
+
+    Where the chosen costs exceed a budget, so do any that are at least as high in every group:
+    not all groups may choose that high.
+    """
+    over = int((spent(choices, problem.costs) - problem.budgets).argmax())
+    costs = problem.costs[over]
+    as_high = costs >= costs[np.arange(len(choices)), choices][:, None]
+    return LinearConstraint(as_high[allowed][None].astype(np.float64), -np.inf, len(choices) - 1)
+
+
+def _out_of_reach_together(problem: _Problem) -> str:
+    """The message for budgets that are in reach one by one, and not together."""
+    allowed = np.isfinite(problem.damage)
+    smallest = _least_costs(problem.costs, allowed)
+    for index in range(len(smallest)):
+        others = np.delete(problem.costs, index, axis=0)
+        wanted = np.where(allowed, problem.costs[index], np.inf)
+        with suppress(BudgetError):
+            choices = allocate(wanted, others, np.delete(problem.budgets, index))
+            smallest[index] = spent(choices, problem.costs)[index]
+    return _out_of_reach(problem.budgets, smallest, " together (each smallest while others hold)")
