@@ -1,0 +1,127 @@
+"""Records of trials, the Pareto front among them, and the rows of trials.csv and front.csv."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mpq.search.objective import Objective
+from mpq.search.space import Choices, FloatArray
+
+State = Literal["complete", "pruned"]
+Source = Literal["uniform", "allocation", "sampler", "refine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrialRecord:
+    """One finished trial.
+
+    Attributes:
+        number: Optuna's number of the trial.
+        state: "pruned" trials were stopped early; their values are means over what they saw.
+        source: Where the plan came from.
+        choices: The plan.
+        digest: `Plan.digest` of the plan.
+        values: One an objective, each in its own unit.
+        costs: Every cost measure -> the plan's cost.
+        is_feasible: True when every budget is kept.
+        is_evaluated: False for a plan over budget: it was never run and its values are those of
+            the worst trial before it, there only because samplers need a number.
+        is_reused: True when an earlier trial had the same plan and its values were taken over.
+        seconds: Wall time of the trial.
+        forward_seconds: Its share spent in the model and the measures.
+        windows: The first measured objective of each window of tokens, where there is one.
+        params: What the sampler set.
+        parent: Number of the trial that a refinement started from.
+        anchor: The uniform plan at whose cost a refinement works.
+    """
+
+    number: int
+    state: State
+    source: Source
+    choices: Choices
+    digest: str
+    values: tuple[float, ...]
+    costs: Mapping[str, float]
+    is_feasible: bool = True
+    is_evaluated: bool = True
+    is_reused: bool = False
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+    windows: FloatArray | None = field(default=None, repr=False)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    parent: int | None = None
+    anchor: str = ""
+
+    @property
+    def is_candidate(self) -> bool:
+        """True when the plan may stand on a front: measured in full, finite, within budget."""
+        return (
+            self.state == "complete"
+            and self.is_feasible
+            and self.is_evaluated
+            and all(math.isfinite(value) for value in self.values)
+        )
+
+
+def losses(values: Sequence[float], objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """The values with signs such that less is better in every one."""
+    return tuple(
+        value if objective.direction == "minimize" else -value
+        for value, objective in zip(values, objectives, strict=True)
+    )
+
+
+def pareto_front(
+    records: Iterable[TrialRecord], objectives: Sequence[Objective]
+) -> list[TrialRecord]:
+    """The candidates that no other one beats in some objective and equals in the rest.
+
+    Sorted by the objectives from the last to the first (by cost, where cost comes last); of
+    trials with the same plan or the same values the earliest stands.
+    """
+    unique: dict[tuple[float, ...], TrialRecord] = {}
+    for record in sorted(records, key=lambda record: record.number):
+        if record.is_candidate:
+            unique.setdefault(losses(record.values, objectives), record)
+    points = sorted(unique)
+    kept: list[tuple[float, ...]] = []
+    for point in points:  # in lexicographic order a point can only be beaten by earlier ones
+        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in kept):
+            kept.append(point)
+    return [unique[point] for point in sorted(kept, key=lambda point: point[::-1])]
+
+
+def best_record(
+    records: Iterable[TrialRecord], quality: Objective, objectives: Sequence[Objective]
+) -> TrialRecord | None:
+    """The candidate with the best value of `quality`, the earliest of equals."""
+    index = objectives.index(quality)
+    ranked = sorted(
+        (losses(record.values, objectives)[index], record.number, record)
+        for record in records
+        if record.is_candidate
+    )
+    return ranked[0][2] if ranked else None
+
+
+def trial_row(record: TrialRecord, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """One row of trials.csv: text, numbers and 0/1."""
+    named = dict(zip((o.name for o in objectives), record.values, strict=True))
+    return {
+        "number": record.number,
+        "state": record.state,
+        "source": record.source,
+        **named,
+        **{name: value for name, value in record.costs.items() if name not in named},
+        "feasible": int(record.is_feasible),
+        "evaluated": int(record.is_evaluated),
+        "reused": int(record.is_reused),
+        "seconds": round(record.seconds, 4),
+        "forward_seconds": round(record.forward_seconds, 4),
+        "overhead_seconds": round(record.seconds - record.forward_seconds, 4),
+        "parent": "" if record.parent is None else record.parent,
+        "anchor": record.anchor,
+        "digest": record.digest,
+        **{f"param.{name}": value for name, value in record.params.items()},
+    }

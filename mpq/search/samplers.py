@@ -1,0 +1,158 @@
+"""Optuna's samplers and pruners, seeded trial by trial, and its voice turned down."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from mpq.errors import ConfigError
+from mpq.search.objective import Objective
+
+SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "qmc", "gp", "cmaes")
+PRUNERS = ("none", "median", "halving", "wilcoxon")
+
+TURN = "turn"
+"""User attribute of a requeued trial: the turn of the trial that it repeats."""
+
+
+def silence_optuna() -> None:
+    """Turns off Optuna's messages and the warnings that say what mpq has chosen on purpose."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class SeededSampler(BaseSampler):
+    """One of Optuna's samplers, made anew for every trial from (seed, turn).
+
+    Optuna's samplers keep their knowledge in the storage and only their random state in
+    themselves. With the state renewed from the trial's turn, a resumed study draws what the
+    uninterrupted one would have drawn. A turn is the trial's number without the failed trials
+    before it, so that a killed trial shifts nothing.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._inner = make(seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Renews the sampler for this trial."""
+        turn = trial_turn(study, trial)
+        state = np.random.SeedSequence([self._seed, turn]).generate_state(1)
+        self._inner = self._make(int(state[0]))
+        self._inner.before_trial(study, trial)
+        if isinstance(self._inner, optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler):
+            # Queued trials are never sampled, so nobody else puts them into a generation; the
+            # baselines are to be among the first parents.
+            self._inner.get_trial_generation(study, trial)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The inner sampler's answer."""
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The inner sampler's answer."""
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The inner sampler's answer."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Passed on to the inner sampler."""
+        self._inner.after_trial(study, trial, state, values)
+
+
+def trial_turn(study: Study, trial: FrozenTrial) -> int:
+    """The trial's place among the trials that count; a requeued trial has its first one's."""
+    if TURN in trial.user_attrs:
+        return int(trial.user_attrs[TURN])
+    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    return int(trial.number) - sum(other.number < trial.number for other in failed)
+
+
+def make_sampler(
+    name: str, *, seed: int, trials: int, start: Mapping[str, float] | None = None
+) -> SeededSampler:
+    """One of `SAMPLERS`, seeded trial by trial.
+
+    Args:
+        name: Which.
+        seed: Of the study.
+        trials: How many trials there will be; populations are a quarter of it, 8 to 50.
+        start: For `cmaes`: where its first population is centred.
+
+    Raises:
+        ConfigError: There is no sampler of this name.
+    """
+    population = min(50, max(8, trials // 4))
+    samplers: dict[str, Callable[[int], BaseSampler]] = {
+        "random": lambda state: optuna.samplers.RandomSampler(seed=state),
+        "tpe": lambda state: optuna.samplers.TPESampler(seed=state, multivariate=True),
+        "nsga2": lambda state: optuna.samplers.NSGAIISampler(
+            seed=state, population_size=population
+        ),
+        "nsga3": lambda state: optuna.samplers.NSGAIIISampler(
+            seed=state, population_size=population
+        ),
+        # The points of one sequence need one seed; which point is next lies in the storage.
+        "qmc": lambda state: optuna.samplers.QMCSampler(
+            seed=seed,
+            scramble=True,
+            independent_sampler=optuna.samplers.RandomSampler(seed=state),
+        ),
+        "gp": lambda state: optuna.samplers.GPSampler(seed=state, deterministic_objective=True),
+        "cmaes": lambda state: optuna.samplers.CmaEsSampler(
+            x0=dict(start) if start else None, seed=state
+        ),
+    }
+    if name not in samplers:
+        raise ConfigError(f"search.sampler is one of {', '.join(SAMPLERS)}; got {name!r}")
+    return SeededSampler(samplers[name], seed)
+
+
+def make_pruner(
+    name: str, objectives: Sequence[Objective], num_rungs: int
+) -> optuna.pruners.BasePruner:
+    """One of `PRUNERS`.
+
+    Raises:
+        ConfigError: There is no pruner of this name, or the study cannot be pruned: Optuna prunes
+            with one objective only, and there must be values window by window.
+    """
+    if name not in PRUNERS:
+        raise ConfigError(f"search.pruner is one of {', '.join(PRUNERS)}; got {name!r}")
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    if len(objectives) > 1 or objectives[0].source != "windows":
+        raise ConfigError(
+            f"search.pruner = {name!r} needs exactly one objective, measured window by window (kl, "
+            f"loss, perplexity, accuracy); got {[o.name for o in objectives]}; use pruner = 'none'"
+        )
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=1)
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+    return optuna.pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=min(4, num_rungs))

@@ -1,0 +1,318 @@
+"""The searched part of a model as arrays: groups, their candidate formats, damage and bits.
+
+A *choice* is an index into a group's candidates, sorted by bits; a plan of the space is a tuple
+of choices, one a group. Everything that must be exact (budgets, comparisons of cost) is counted
+here in integer bits.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpq.cost import Cost, bit_limit, cost, counted, site_bits
+from mpq.errors import BudgetError, PlanError
+from mpq.formats.format import Format
+from mpq.plans.plan import Plan
+from mpq.plans.site import Site
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Choices = tuple[int, ...]
+
+RESOURCES = ("weight_bits", "activation_bits", "memory_density", "kv_bytes")
+"""What plans spend, in bits, under the name of the cost measure that counts it."""
+
+
+def resource_of(measure: str) -> str:
+    """The resource behind a cost measure: weight_bytes counts the same bits as weight_bits."""
+    return "weight_bits" if measure == "weight_bytes" else measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Sites that take one format together.
+
+    Attributes:
+        name: The fused group's name, or the site's own.
+        sites: Names of the sites.
+        kind: The family that guided multipliers act on, such as `o_proj.weight`.
+        depth: 0 in the first block, 1 in the last; 0.5 outside of blocks.
+        is_stored: True for tensors of the checkpoint, False for activations.
+        values: Values in the group's tensors, activations counted over one sequence.
+        candidates: The formats that may be chosen, fewest bits first.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    kind: str
+    depth: float
+    is_stored: bool
+    values: int
+    candidates: tuple[Format, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """Everything that the search may vary, and what it costs.
+
+    Attributes:
+        groups: What is chosen for; `G` of them.
+        fixed: Sites that are held at one format.
+        damage: `[G, C]` in nats per token, summed over a group's sites; `inf` where a group has
+            no such choice or it was not measured.
+        costs: Resource -> `[G, C]` bits; columns beyond a group's candidates repeat its last.
+        fixed_costs: Resource -> bits of all sites outside of the groups.
+        values: Resource -> values that its mean bits a value are taken over.
+        sites: All sites of the model, searched or not.
+        tokens: Length of the sequence that activations are counted for.
+        model: Id of the model.
+        fingerprint: Of the model's weights.
+    """
+
+    groups: tuple[Group, ...]
+    fixed: Mapping[str, Format]
+    damage: FloatArray
+    costs: Mapping[str, IntArray]
+    fixed_costs: Mapping[str, int]
+    values: Mapping[str, int]
+    sites: tuple[Site, ...]
+    tokens: int
+    model: str = ""
+    fingerprint: str = ""
+
+    @cached_property
+    def num_choices(self) -> IntArray:
+        """`[G]`: how many candidates each group has."""
+        return np.array([len(group.candidates) for group in self.groups], dtype=np.int64)
+
+    @cached_property
+    def size(self) -> int:
+        """How many different plans the space holds."""
+        return math.prod(len(group.candidates) for group in self.groups)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of groups, candidates and fixed sites: what a stored study was made for."""
+        parts = [f"{g.name}|{','.join(g.sites)}|{_texts(g.candidates)}" for g in self.groups]
+        parts += [f"{name}={fmt}" for name, fmt in sorted(self.fixed.items())]
+        return hashlib.sha256("\n".join([*parts, self.fingerprint]).encode()).hexdigest()
+
+    def bits(self, resource: str, choices: Choices) -> int:
+        """Bits that a plan spends of `resource`, fixed sites included."""
+        table = self.costs[resource]
+        return (
+            int(table[np.arange(len(choices)), list(choices)].sum()) + self.fixed_costs[resource]
+        )
+
+    def mean_bits(self, resource: str, choices: Choices) -> float:
+        """Bits a value that a plan spends of `resource`; 0 when the model has none of it."""
+        return self.bits(resource, choices) / max(1, self.values[resource])
+
+    def cost(self, choices: Choices) -> Cost:
+        """What a plan costs, in every measure."""
+        return cost(self.plan(choices), self.sites, self.tokens)
+
+    def predicted_damage(self, choices: Choices) -> float:
+        """Nats per token under the additive model: the sum of the groups' own damages."""
+        return float(self.damage[np.arange(len(choices)), list(choices)].sum())
+
+    def plan(self, choices: Choices) -> Plan:
+        """The plan that gives every group its chosen format, fixed sites included."""
+        formats = dict(self.fixed)
+        for group, choice in zip(self.groups, choices, strict=True):
+            formats |= dict.fromkeys(group.sites, group.candidates[choice])
+        return Plan(formats=formats, model=self.model, fingerprint=self.fingerprint)
+
+
+def build_space(
+    sites: Sequence[Site],
+    candidates: Mapping[str, Sequence[Format]],
+    *,
+    fixed: Mapping[str, Format] | None = None,
+    damage: Callable[[str, str], float],
+    tie: str = "fused",
+    tokens: int = 256,
+    model: str = "",
+    fingerprint: str = "",
+) -> Space:
+    """The space of all plans over the searched sites.
+
+    Args:
+        sites: All sites of the model.
+        candidates: Name of each searched site -> its candidate formats.
+        fixed: Name of each site held at one format -> that format.
+        damage: (site name, format text) -> nats per token; NaN where it was not measured.
+        tie: "fused" joins the sites of one `Site.group`, "none" leaves each alone.
+        tokens: Length of the sequence that activations are counted for.
+        model: Id of the model, written into plans.
+        fingerprint: Of the model's weights, written into plans.
+
+    Raises:
+        PlanError: No site is searched, a searched site is fixed or unknown, tied sites have
+            different candidates, or a group has no candidate that was measured.
+    """
+    fixed = dict(fixed or {})
+    searched = _searched(sites, candidates, fixed)
+    members: dict[str, list[Site]] = {}
+    for site in searched:
+        members.setdefault(_group_key(site, tie), []).append(site)
+    last_block = max((site.block for site in sites), default=0)
+    groups = _groups(members, candidates, last_block, tokens)
+    width = max(len(group.candidates) for group in groups)
+    table = np.full((len(groups), width), np.inf)
+    for row, group in enumerate(groups):
+        for column, fmt in enumerate(group.candidates):
+            table[row, column] = _group_damage(damage(name, str(fmt)) for name in group.sites)
+    unmeasured = [g.name for g, row in zip(groups, table, strict=True) if np.isinf(row).all()]
+    if unmeasured:
+        raise PlanError(
+            "a searched group needs the damage of at least one of its candidates; none was "
+            f"measured for {', '.join(unmeasured)}; run the profile for these sites and formats"
+        )
+    named = Plan(formats={name: formats[0] for name, formats in candidates.items()} | fixed)
+    costs, fixed_costs, values = {}, {}, {}
+    for name in RESOURCES:
+        paid = {site.name: site for site in counted(name, sites, named)}
+        costs[name] = _cost_table(groups, paid, width, tokens)
+        outside = [site for site in paid.values() if site.name not in candidates]
+        fixed_costs[name] = sum(site_bits(s, fixed.get(s.name), tokens) for s in outside)
+        values[name] = sum(math.prod(site.shape_at(tokens)) for site in paid.values())
+    return Space(
+        groups=groups,
+        fixed=fixed,
+        damage=table,
+        costs=costs,
+        fixed_costs=fixed_costs,
+        values=values,
+        sites=tuple(sites),
+        tokens=tokens,
+        model=model,
+        fingerprint=fingerprint,
+    )
+
+
+def allowed_bits(space: Space, measure: str, bound: float) -> int:
+    """The most bits of its resource that a plan may spend under a budget on a cost measure.
+
+    Args:
+        space: What is searched.
+        measure: A key of `mpq.cost.COST_MEASURES`.
+        bound: The budget in the measure's unit: an upper bound, for `memory_density` a lower one.
+
+    Raises:
+        BudgetError: The cheapest plan of the space costs more.
+    """
+    resource = resource_of(measure)
+    allowed = bit_limit(measure, bound, space.sites, space.tokens)
+    least = int(space.costs[resource].min(axis=1).sum()) + space.fixed_costs[resource]
+    if least > allowed:
+        raise BudgetError(
+            f"budget {measure} = {bound:g} allows {allowed} bits, but the cheapest plan of the "
+            f"space needs {least} ({least / max(1, space.values[resource]):.4g} bits a value); "
+            "loosen the budget or add narrower formats"
+        )
+    return allowed
+
+
+def uniform_choices(space: Space) -> dict[str, Choices]:
+    """Format text -> the plan that gives every group that format, or else its widest candidate.
+
+    Widest first candidates of the whole space, narrowest first; plans that come out equal are
+    listed once, under the format that most groups take.
+    """
+    formats = {fmt: None for group in space.groups for fmt in group.candidates}
+    found: dict[Choices, tuple[int, str]] = {}
+    for fmt in sorted(formats, key=lambda fmt: (fmt.bits_per_value, str(fmt))):
+        choices = tuple(
+            group.candidates.index(fmt) if fmt in group.candidates else len(group.candidates) - 1
+            for group in space.groups
+        )
+        takers = sum(fmt in group.candidates for group in space.groups)
+        if choices not in found or found[choices][0] < takers:
+            found[choices] = (takers, str(fmt))
+    return {text: choices for choices, (_, text) in found.items()}
+
+
+def _texts(formats: Sequence[Format]) -> str:
+    return ",".join(str(fmt) for fmt in formats)
+
+
+def _searched(
+    sites: Sequence[Site], candidates: Mapping[str, Sequence[Format]], fixed: Mapping[str, Format]
+) -> list[Site]:
+    searched = [site for site in sites if site.name in candidates]
+    unknown = sorted((candidates.keys() | fixed.keys()) - {site.name for site in sites})
+    if unknown:
+        raise PlanError(f"searched or fixed sites must be sites of the model; unknown: {unknown}")
+    both = sorted(candidates.keys() & fixed.keys())
+    if both:
+        raise PlanError(f"a site is searched or fixed, not both: {both}; remove it from one")
+    if not searched:
+        raise PlanError("a search needs at least one searched site; none was given")
+    return searched
+
+
+def _group_key(site: Site, tie: str) -> str:
+    # A fused group ties tensors of one role: weights with weights, inputs with inputs.
+    return f"{site.group}.{site.role}" if tie == "fused" and site.group != site.name else site.name
+
+
+def _groups(
+    members: Mapping[str, Sequence[Site]],
+    candidates: Mapping[str, Sequence[Format]],
+    last_block: int,
+    tokens: int,
+) -> tuple[Group, ...]:
+    groups, faults = [], []
+    for key, tied in members.items():
+        offered = {tuple(sorted(set(candidates[s.name]), key=_by_bits)) for s in tied}
+        if len(offered) > 1:
+            faults.append(f"{key}: {' | '.join(sorted(_texts(formats) for formats in offered))}")
+            continue
+        first = tied[0]
+        kinds = "+".join(dict.fromkeys(site.kind for site in tied))
+        groups.append(
+            Group(
+                name=key,
+                sites=tuple(site.name for site in tied),
+                kind=f"{kinds}.{first.role}",
+                depth=0.5 if first.block < 0 else first.block / max(1, last_block),
+                is_stored=first.is_stored,
+                values=sum(math.prod(site.shape_at(tokens)) for site in tied),
+                candidates=offered.pop(),
+            )
+        )
+    if faults:
+        raise PlanError(
+            "tied sites need the same candidates:\n  "
+            + "\n  ".join(faults)
+            + '\ngive them the same formats, or set tie = "none"'
+        )
+    return tuple(groups)
+
+
+def _by_bits(fmt: Format) -> tuple[float, str]:
+    return fmt.bits_per_value, str(fmt)
+
+
+def _group_damage(parts: Iterable[float]) -> float:
+    total = math.fsum(parts)
+    # An estimate a little below zero is noise of the profile; no format improves a tensor.
+    return math.inf if math.isnan(total) else max(0.0, total)
+
+
+def _cost_table(
+    groups: Sequence[Group], paid: Mapping[str, Site], width: int, tokens: int
+) -> IntArray:
+    table = np.zeros((len(groups), width), dtype=np.int64)
+    for row, group in enumerate(groups):
+        sites = [paid[name] for name in group.sites if name in paid]
+        for column in range(width):
+            fmt = group.candidates[min(column, len(group.candidates) - 1)]
+            table[row, column] = sum(site_bits(site, fmt, tokens) for site in sites)
+    return table

@@ -1,0 +1,179 @@
+"""Where a study lives, and what happens to the trials of workers that are gone.
+
+A trial whose worker is gone is marked failed and queued again with what it had: at once when the
+worker ran on this machine and its process is dead, otherwise when its heartbeat stops (databases
+only; a journal file has no heartbeats).
+"""
+
+import os
+import socket
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from mpq.errors import RunError
+from mpq.search.objective import Objective
+from mpq.search.samplers import TURN, trial_turn
+
+HEARTBEAT_SECONDS = 60
+GRACE_SECONDS = 180
+UNCLAIMED_SECONDS = 30
+"""Age at which a running trial without a worker's name must have lost it: claiming takes
+milliseconds."""
+
+WORKER = "worker"
+QUEUED = "queued"
+SURPLUS = "surplus"
+"""User attributes: who runs a trial, what a queued trial is, and that a trial was one too many."""
+
+
+def open_study(
+    url: str,
+    name: str,
+    objectives: Sequence[Objective],
+    *,
+    digest: str,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner,
+) -> Study:
+    """The study `name` in the storage at `url`, made when it is not there.
+
+    Args:
+        url: A database URL of Optuna's, `journal:///path` for a journal file, or
+            `grpc://host:port` for a storage proxy. SQLite is switched to write-ahead logging, so
+            that several workers and a dashboard can use it at once.
+        name: Of the study.
+        objectives: Their names and directions must be those that the study was made with.
+        digest: Of the space, which must be the one that the study was made for.
+        sampler: For trials of this process.
+        pruner: For trials of this process.
+
+    Raises:
+        RunError: The storage holds a study of this name for another space or other objectives.
+    """
+    made_for = {"space": digest, "objectives": [f"{o.direction} {o.name}" for o in objectives]}
+    study = optuna.create_study(
+        storage=_storage(url),
+        study_name=name,
+        directions=[objective.direction for objective in objectives],
+        sampler=sampler,
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    known = study.user_attrs
+    differing = [key for key, value in made_for.items() if known.get(key, value) != value]
+    if differing or len(study.directions) != len(objectives):
+        raise RunError(
+            f"the study {name!r} in {url} was made for another search: "
+            f"{', '.join(differing) or 'directions'} differ; name another directory with --out "
+            "or another search.storage"
+        )
+    for key, value in made_for.items():
+        if key not in known:
+            study.set_user_attr(key, value)
+    return study
+
+
+def _storage(url: str) -> Any:
+    if url.startswith("journal://"):
+        backend = optuna.storages.journal.JournalFileBackend(url.removeprefix("journal://"))
+        return optuna.storages.JournalStorage(backend)
+    if url.startswith("grpc://"):
+        host, _, port = url.removeprefix("grpc://").partition(":")
+        return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+    arguments: dict[str, Any] = {}
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        arguments = {"connect_args": {"timeout": 60}}
+    return optuna.storages.RDBStorage(
+        url,
+        engine_kwargs=arguments,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=requeue,
+    )
+
+
+def this_worker() -> dict[str, Any]:
+    """Who this process is: host, process id, and the time it started in the kernel's ticks."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def requeue(study: Study, trial: FrozenTrial) -> None:
+    """Queues a failed trial again: same turn, same parameters, same plan."""
+    drawn = trial.system_attrs.get("fixed_params", trial.params)
+    kept = {key: trial.user_attrs[key] for key in (QUEUED,) if key in trial.user_attrs}
+    study.enqueue_trial(dict(drawn), user_attrs={**kept, TURN: trial_turn(study, trial)})
+
+
+def reclaim(study: Study, num_params: int) -> int:
+    """How many running trials of dead workers were failed and queued again.
+
+    Args:
+        study: Whose trials.
+        num_params: How many parameters a trial has: one that was killed while they were drawn
+            is queued without any, and draws them again.
+    """
+    count = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_abandoned(trial):
+            continue
+        with suppress(optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            give_back(study, trial, num_params)
+            count += 1
+    return count
+
+
+def give_back(study: Study, trial: FrozenTrial, num_params: int) -> None:
+    """Fails a trial that will not be finished, and queues it again.
+
+    Raises:
+        ValueError: Somebody else finished or failed it meanwhile.
+    """
+    if trial.state == TrialState.RUNNING:
+        study.tell(trial.number, state=TrialState.FAIL)
+    if len(trial.params) < num_params and QUEUED not in trial.user_attrs:
+        study.enqueue_trial({}, user_attrs={TURN: trial_turn(study, trial)})
+    else:
+        requeue(study, trial)
+
+
+def _is_abandoned(trial: FrozenTrial) -> bool:
+    worker = trial.user_attrs.get(WORKER)
+    if worker is None:
+        age = datetime.now() - (trial.datetime_start or datetime.now())  # noqa: DTZ005 (Optuna's)
+        return age > timedelta(seconds=UNCLAIMED_SECONDS)
+    if worker["host"] != socket.gethostname():
+        return False
+    return not _is_alive(int(worker["pid"]), str(worker["started"]))
+
+
+def _is_alive(pid: int, started: str) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _started(pid) == started
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since boot; empty where the system does not tell.
+
+    Process ids are given anew; together with its start, a process is known for certain.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
