@@ -1,0 +1,108 @@
+"""Fused experts of mixture models: 3-D parameters that every expert has a slice of.
+
+transformers dispatches experts by name (`ExpertsInterface`); the modules it serves say how their
+weights lie (`is_transposed`, `has_gate`), and only those are taken for experts here. In files
+every expert has a name of its own: `model.layers.0.mlp.experts.3.gate_up_proj.weight`.
+
+The inputs are one site for all experts of a block: a token's hidden states enter each of its
+`top_k` experts unchanged, so there is one tensor to store; the tensor between the two matmuls
+exists `top_k` times a token.
+
+Routers stay as they are: they are a thousandth of the weights, an error there changes which
+expert is chosen, and no engine quantises them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from mpq.modeling.linear import input_through
+
+_GATES_INSIDE = "grouped_mm"
+"""One of transformers' own implementations; it calls `_apply_gate` between its matmuls."""
+
+
+def expert_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module of fused experts with its name, in model order."""
+    for name, module in model.named_modules():
+        if hasattr(module, "has_gate") and hasattr(module, "is_transposed"):
+            yield name, module
+
+
+def projections(experts: nn.Module) -> tuple[str, str]:
+    """The names of the two 3-D parameters [experts, …], in the order of use."""
+    return ("gate_up_proj" if experts.has_gate else "up_proj", "down_proj")
+
+
+def top_k(model: nn.Module, name: str) -> int:
+    """How many experts a token visits: from the router beside the experts, or the config."""
+    beside = model.get_submodule(name.rpartition(".")[0])
+    for module in (beside, *beside.children()):
+        value = getattr(module, "top_k", None)
+        if isinstance(value, int):
+            return value
+    config: Any = getattr(model.get_submodule(name), "config", None)
+    return int(getattr(config, "num_experts_per_tok", 1))
+
+
+def is_router(model: nn.Module, name: str) -> bool:
+    """True for a Linear that sits beside experts and gives each of them one score."""
+    parent_name, _, leaf = name.rpartition(".")
+    experts = getattr(model.get_submodule(parent_name), "experts", None)
+    return experts is not None and leaf in {"gate", "router"}
+
+
+@contextmanager
+def expert_input_through(
+    experts: nn.Module, projection: str, transform: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """A context in which what enters one projection of every expert passes through `transform`."""
+    first, _ = projections(experts)
+    if projection == first:
+        with input_through(experts, transform):
+            yield
+        return
+    with _dispatched(experts), _between_matmuls(experts, transform):
+        yield
+
+
+@contextmanager
+def _between_matmuls(experts: nn.Module, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    activation = "_apply_gate" if experts.has_gate else "act_fn"
+    own = vars(experts).get(activation)
+    original = getattr(experts, activation)
+
+    def activate(x: Tensor) -> Tensor:
+        return transform(original(x))
+
+    # A plain attribute of the instance shadows the class's method and a registered submodule.
+    vars(experts)[activation] = activate
+    try:
+        yield
+    finally:
+        if own is None:
+            del vars(experts)[activation]
+        else:
+            vars(experts)[activation] = own
+
+
+@contextmanager
+def _dispatched(experts: nn.Module) -> Iterator[None]:
+    """A context in which the experts run an implementation that can be reached into.
+
+    The `eager` loop of many models inlines its activation; the grouped matmul of transformers
+    computes the same and does not.
+    """
+    config: Any = experts.config
+    before = config._experts_implementation
+    if before in ALL_EXPERTS_FUNCTIONS:
+        yield
+        return
+    config._experts_implementation = _GATES_INSIDE
+    try:
+        yield
+    finally:
+        config._experts_implementation = before

@@ -1,0 +1,226 @@
+"""A model run through a plan, and a tap on what flows through it; both leave it as it was."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from weakref import WeakSet
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mpq.errors import ModelError, PlanError
+from mpq.formats.format import Format
+from mpq.kernels.fake_quant import quantize
+from mpq.modeling.activations import Repeats, quantize_probs
+from mpq.modeling.attention import Keys, reach_attention
+from mpq.modeling.experts import expert_input_through
+from mpq.modeling.linear import input_through, output_through
+from mpq.modeling.probe import probe
+from mpq.modeling.sites import Place, places, sites
+from mpq.modeling.validity import check_plan, find_places
+from mpq.modeling.weights import Quantize, WeightCache, quantized, swapped
+from mpq.plans.plan import Plan
+from mpq.plans.rules import matches
+from mpq.plans.site import Role, Site
+
+__all__ = ["WeightCache", "apply_plan", "tap", "uniform_plan"]
+
+EVERY_ROLE: tuple[Role, ...] = ("weight", "input", "q", "k", "v", "probs")
+"""The roles of a uniform plan unless it is narrowed."""
+
+_OPERANDS: frozenset[Role] = frozenset({"q", "k", "v", "probs"})
+
+_APPLIED: WeakSet[nn.Module] = WeakSet()
+"""Models inside an `apply_plan`."""
+
+Operate = Callable[[Tensor, Keys | None], Tensor]
+"""What happens to an activation; attention operands come with the positions of their keys."""
+
+
+@contextmanager
+def apply_plan(
+    model: PreTrainedModel, plan: Plan, *, cache: WeightCache | None = None
+) -> Iterator[None]:
+    """A context in which the model computes with every tensor of the plan in its format.
+
+    Sites that the plan does not name, and identity formats, leave their tensors untouched. A plan
+    that names attention sites runs mpq's attention in `eager`'s arithmetic; any other leaves the
+    model's own implementation alone. On leaving, also by an exception, the model is what it was,
+    bit for bit. Gradients pass formats as if they were the identity.
+
+    Args:
+        model: A transformers model.
+        plan: Site name (or alias) -> format.
+        cache: Keeps quantised weights between plans; without one they are made for this context.
+
+    Raises:
+        PlanError: The plan does not fit the model (every fault is listed), or a plan is already
+            applied to it.
+        FormatError: A weight is not finite; names it.
+    """
+    if model in _APPLIED:
+        raise PlanError(
+            f"a plan is already applied to this {type(model).__name__}; leave its context first, "
+            "or join the two plans with Plan.replace"
+        )
+    found = find_places(model, plan.formats, places(model))
+    check_plan(found, plan.formats)
+    stored = {name: place for name, place in found.items() if place.site.is_stored}
+    flowing = {name: place for name, place in found.items() if not place.site.is_stored}
+    values = _quantized_parameters(stored, plan.formats, cache or WeightCache(0))
+    repeats = Repeats()
+    with ExitStack() as stack:
+        _APPLIED.add(model)
+        stack.callback(_APPLIED.discard, model)
+        stack.enter_context(swapped(values))
+        stack.enter_context(
+            _activations_through(
+                model,
+                [
+                    (place, _through_format(place, plan.formats[name], repeats))
+                    for name, place in flowing.items()
+                ],
+            )
+        )
+        yield
+
+
+@contextmanager
+def tap(
+    model: PreTrainedModel,
+    sites: Iterable[Site | str],
+    transform: Callable[[Site, Tensor], Tensor],
+) -> Iterator[None]:
+    """A context in which every named activation passes through `transform` on its way.
+
+    Args:
+        model: A transformers model, inside a plan or not.
+        sites: Activation sites, or their names. Tapping q, k, v or probs switches the model to
+            mpq's attention, in `eager`'s arithmetic.
+        transform: (site, tensor) -> tensor of the same shape. Inputs and outputs come as
+            [..., features], attention operands as [batch, heads, tokens, dim]. Autograd sees it.
+
+    Raises:
+        PlanError: Lists every name that is no activation site of the model.
+    """
+    names = [site if isinstance(site, str) else site.name for site in sites]
+    found = find_places(model, names, places(model))
+    stored = [name for name, place in found.items() if place.site.is_stored]
+    if stored:
+        raise PlanError(f"only activations flow and can be tapped, not {', '.join(stored)}")
+
+    def through(site: Site) -> Operate:
+        return lambda x, _: transform(site, x)
+
+    operations = [(place, through(place.site)) for place in found.values()]
+    with _activations_through(model, operations):
+        yield
+
+
+def uniform_plan(
+    model: PreTrainedModel,
+    format: str | Format,  # noqa: A002 - the design's word
+    *,
+    roles: Iterable[Role] = EVERY_ROLE,
+    match: str = "*",
+    lm_head: bool = False,
+    embeddings: bool = False,
+) -> Plan:
+    """A plan that gives one format to every site, or to those that the keywords leave.
+
+    Args:
+        model: A transformers model.
+        format: The format or its text, as in "bfp4".
+        roles: Only sites of these roles.
+        match: Only sites whose whole name (or an alias) this glob matches.
+        lm_head: Also the output head.
+        embeddings: Also the lookup tables.
+
+    Raises:
+        ModelError: Attention operands are asked for, and the model's attention cannot be reached.
+        PlanError: No site is left.
+        FormatError: The text names no format.
+    """
+    wanted = frozenset(roles)
+    unreachable = probe(model).unreachable
+    if unreachable and wanted & _OPERANDS:
+        raise ModelError(
+            f"the attention of {type(model).__name__} cannot be reached ({unreachable}), so it "
+            f'has no sites q, k, v, probs; ask for roles=("weight", "input")'
+        )
+    every = sites(model, lm_head=lm_head, embeddings=embeddings, bias=True, output=True)
+    names = [site.name for site in every if site.role in wanted and matches(match, site)]
+    if not names:
+        raise PlanError(
+            f"no site of {type(model).__name__} has a role among {', '.join(sorted(wanted))} and "
+            f"a name like {match!r}; mpq.sites(model) lists them"
+        )
+    return Plan.of(dict.fromkeys(names, format))
+
+
+def _quantized_parameters(
+    stored: Mapping[str, Place], formats: Mapping[str, Format], cache: WeightCache
+) -> list[tuple[nn.Parameter, Tensor]]:
+    parts: dict[int, dict[int | None, tuple[str, Quantize]]] = {}
+    parameters: dict[int, nn.Parameter] = {}
+    for name, place in stored.items():
+        fmt = formats[name]
+        if fmt.is_identity:
+            continue
+        make = partial(
+            quantize, format=fmt, axis=place.site.axis, check_finite=True, name=place.site.name
+        )
+        parameters[id(place.parameter)] = place.parameter
+        parts.setdefault(id(place.parameter), {})[place.part] = (str(fmt), make)
+    return [
+        (parameters[key], quantized(parameters[key], parts_of_one, cache))
+        for key, parts_of_one in parts.items()
+    ]
+
+
+def _through_format(place: Place, fmt: Format, repeats: Repeats) -> Operate | None:
+    if fmt.is_identity:
+        return None
+    if place.site.role == "probs":
+        return lambda x, keys: quantize_probs(x, fmt, keys or Keys(0, None))
+    if place.site.role == "input":
+        return lambda x, _: repeats.quantize(x, fmt, place.site.group)
+    return lambda x, _: quantize(x, fmt)
+
+
+@contextmanager
+def _activations_through(
+    model: PreTrainedModel, operations: Iterable[tuple[Place, Operate | None]]
+) -> Iterator[None]:
+    """A context in which each place's activation is operated on; None leaves it as it is."""
+    operands: dict[tuple[nn.Module, str], Operate | None] = {}
+    with ExitStack() as stack:
+        for place, operate in operations:
+            if place.site.role in _OPERANDS:
+                operands[place.module, place.site.role] = operate
+            elif operate is not None:
+                stack.enter_context(_flow_through(place, operate))
+        if operands:
+            stack.enter_context(reach_attention(model, _among(operands)))
+        yield
+
+
+def _flow_through(place: Place, operate: Operate) -> AbstractContextManager[None]:
+    def transform(x: Tensor) -> Tensor:
+        return operate(x, None)
+
+    if place.site.role == "output":
+        return output_through(place.module, transform)
+    if place.tensor == "input":
+        return input_through(place.module, transform)
+    return expert_input_through(place.module, place.tensor, transform)
+
+
+def _among(
+    operands: Mapping[tuple[nn.Module, str], Operate | None],
+) -> Callable[[nn.Module, Role, Tensor, Keys], Tensor]:
+    def transform(module: nn.Module, role: Role, x: Tensor, keys: Keys) -> Tensor:
+        operate = operands.get((module, role))
+        return x if operate is None else operate(x, keys)
+
+    return transform
