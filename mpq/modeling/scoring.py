@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from mpq.errors import DataError
 from mpq.measures import accuracy, cross_entropy, kl_divergence
 
 if TYPE_CHECKING:
-    from mpq.data import Examples
+    from mpq.data.examples import Examples
 
 DEFAULT_CACHE_BYTES = 1 << 30
 """Reference logits are kept up to this size (1 GiB), and computed anew beyond."""
@@ -97,9 +97,14 @@ def _token_batch(tokens: Tensor) -> Batch:
 
 
 def _example_batch(examples: Examples, first: int, last: int, device: torch.device | str) -> Batch:
-    mask = examples.attention_mask[first:last].to(device)
+    mask = examples.attention_mask[first:last]
+    # Padding that all of the batch share costs time and says nothing.
+    used = mask.any(dim=0).nonzero()
+    columns = slice(int(used.min()), int(used.max()) + 1)
+    mask = mask[:, columns].to(device)
     labels = examples.labels[first:last].to(device)
-    inputs = {"input_ids": examples.input_ids[first:last].to(device), "attention_mask": mask}
+    tokens = examples.input_ids[first:last, columns].to(device)
+    inputs = {"input_ids": tokens, "attention_mask": mask}
     if examples.choice_ids is None:
         return Batch(
             inputs=inputs, select=lambda logits: logits.unsqueeze(1), labels=labels.unsqueeze(1)
@@ -131,6 +136,7 @@ class Scorer:
 
     Attributes:
         num_windows: Windows that can be scored.
+        batch_size: Windows a batch; ranges of whole batches waste nothing.
         num_forwards: Batches sent through the model so far, the reference's included.
         forward_seconds: Time spent on them and on the measures, in seconds.
     """
@@ -160,7 +166,7 @@ class Scorer:
         self.num_windows = sum(batch.num_windows for batch in self.batches)
         self.num_forwards = 0
         self.forward_seconds = 0.0
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._bytes_left = max_cache_bytes
         self._references: dict[int, Tensor] = {}
 
@@ -170,6 +176,7 @@ class Scorer:
         *,
         first: int = 0,
         last: int | None = None,
+        around: Callable[[int], AbstractContextManager[object]] | None = None,
     ) -> WindowScores:
         """What the windows `first` to `last` (exclusive) say of the model inside of `apply()`.
 
@@ -181,6 +188,8 @@ class Scorer:
                 (`lambda: apply_plan(model, plan)`; `nullcontext` for the model itself).
             first: The first window.
             last: The first window that is not scored; None for all.
+            around: Makes a context for the forward passes of one batch, given its index in
+                `batches`: how a pass is restarted at a block. It must not change the logits.
 
         Raises:
             DataError: The range holds no window, or one that is not there.
@@ -191,23 +200,27 @@ class Scorer:
                 f"windows {first} to {last} were asked for; there are {self.num_windows}, "
                 "numbered from 0, and a range holds at least one"
             )
-        start = first // self._batch_size
-        wanted = range(start, -(-last // self._batch_size))
+        start = first // self.batch_size
+        wanted = range(start, -(-last // self.batch_size))
         parts: dict[int, Tensor] = {}
+        within = around or (lambda _: nullcontext())
         for index in wanted:
-            self._remember(index)
+            with within(index):
+                self._remember(index)
         remembered = [index for index in wanted if index in self._references]
         if remembered:
             with apply():
                 for index in remembered:
-                    parts[index] = self._judge(index, self._references[index])
+                    with within(index):
+                        parts[index] = self._judge(index, self._references[index])
         for index in wanted:
             if index not in parts:
-                reference = self._run(index)
-                with apply():
+                with within(index):
+                    reference = self._run(index)
+                with apply(), within(index):
                     parts[index] = self._judge(index, reference)
         rows = torch.cat([parts[index] for index in wanted], dim=1)
-        offset = start * self._batch_size
+        offset = start * self.batch_size
         kl, loss, hits = rows[:, first - offset : last - offset]
         return WindowScores(kl=kl, loss=loss, accuracy=hits)
 

@@ -20,8 +20,16 @@ from mpq.errors import RunError
 from mpq.plans.plan import Plan
 from mpq.run import write_atomic
 
-COLUMNS = ("site", "format", "damage", "method", "tokens", "fingerprint", "data_sha256")
-"""The CSV's header; the last four are the same in every row."""
+FACTS = ("method", "tokens", "seed", "fingerprint", "data_sha256")
+"""What a table was measured on: the same in every row of its CSV."""
+
+COLUMNS = ("site", "format", "damage", *FACTS)
+"""The CSV's header."""
+
+
+def table_name(method: str) -> str:
+    """The file name of a method's table in a run directory: `sensitivity_fisher.csv`."""
+    return f"sensitivity_{method}.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +45,7 @@ class DamageTable:
         tokens: Tokens (examples) that the measurement looked at.
         fingerprint: Of the model.
         data_sha256: Of the text.
+        seed: Of what the method draws at random; 0 for a method that draws nothing.
     """
 
     method: str
@@ -46,9 +55,12 @@ class DamageTable:
     tokens: int
     fingerprint: str
     data_sha256: str
+    seed: int = 0
 
     @classmethod
-    def empty(cls, *, method: str, tokens: int, fingerprint: str, data_sha256: str) -> DamageTable:
+    def empty(
+        cls, *, method: str, tokens: int, fingerprint: str, data_sha256: str, seed: int = 0
+    ) -> DamageTable:
         """A table of no site: what a profile starts from."""
         return cls(
             method=method,
@@ -58,6 +70,7 @@ class DamageTable:
             tokens=tokens,
             fingerprint=fingerprint,
             data_sha256=data_sha256,
+            seed=seed,
         )
 
     @classmethod
@@ -91,12 +104,7 @@ class DamageTable:
 
     def rows(self) -> list[dict[str, str | float | int]]:
         """One row of `COLUMNS` for each measured pair, sites in order."""
-        facts: dict[str, str | int] = {
-            "method": self.method,
-            "tokens": self.tokens,
-            "fingerprint": self.fingerprint,
-            "data_sha256": self.data_sha256,
-        }
+        facts: dict[str, str | int] = {name: getattr(self, name) for name in FACTS}
         return [
             {"site": site, "format": text, "damage": float(self.damage[i, j]), **facts}
             for i, site in enumerate(self.sites)
@@ -143,7 +151,7 @@ class DamageTable:
         """Raises RunError, with everything that differs, unless `other` measures the same."""
         differences = [
             f"{name} ({getattr(self, name)} and {getattr(other, name)})"
-            for name in ("method", "tokens", "fingerprint", "data_sha256")
+            for name in FACTS
             if getattr(self, name) != getattr(other, name)
         ]
         if differences:
@@ -241,11 +249,15 @@ def _union(first: Sequence[str], second: Iterable[str]) -> tuple[str, ...]:
 
 def _from_rows(rows: Sequence[Mapping[str, str]]) -> DamageTable:
     """A table of CSV rows; KeyError, TypeError or ValueError where they are not one."""
-    facts = {tuple(row[name] for name in COLUMNS[3:]) for row in rows}
+    facts = {tuple(row[name] for name in FACTS) for row in rows}
     if len(facts) != 1:
         raise ValueError(f"it holds {len(facts)} measurements, not one")
-    method, tokens, fingerprint, data_sha256 = facts.pop()
+    method, tokens, seed, fingerprint, data_sha256 = facts.pop()
     table = DamageTable.empty(
-        method=method, tokens=int(tokens), fingerprint=fingerprint, data_sha256=data_sha256
+        method=method,
+        tokens=int(tokens),
+        seed=int(seed),
+        fingerprint=fingerprint,
+        data_sha256=data_sha256,
     )
     return table.with_damage({(row["site"], row["format"]): float(row["damage"]) for row in rows})

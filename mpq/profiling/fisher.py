@@ -1,0 +1,226 @@
+"""Damage of every site in every format from one backward pass: the diagonal Fisher.
+
+To second order a change δ of a tensor moves the model's predictions by
+
+    KL(p(·|θ) ‖ p(·|θ+δ)) ≈ ½ δᵀ F δ,   F = E[∇ log p(y) ∇ log p(y)ᵀ],  y ~ p(·|θ)
+
+with F the Fisher information (Kullback, "Information Theory and Statistics", 1959, ch. 2 §6;
+Martens, "New Insights and Perspectives on the Natural Gradient Method", 2020, §5). The labels y
+are sampled from the model itself: with the true tokens it would be the empirical Fisher, which
+measures how well the model fits (Kunstner et al., "Limitations of the Empirical Fisher", 2019).
+The first-order term is zero, since the KL is smallest at δ = 0.
+
+Only the diagonal is kept: rounding errors of different values are close to independent, so cross
+terms cancel. With L the log-likelihood of a window's sampled labels and G = ∂L/∂W,
+
+    damage(W, format) = ½ Σ_ij F_ij Δ_ij² / positions,   F = Σ_windows G²,   Δ = quantize(W) - W.
+
+The labels of different positions are independent given the window, so E[G²] is the sum of the
+positions' Fisher information: no term is dropped by squaring a whole window's gradient. (Summing
+g_t² x_tᵀ² over the tokens of `y = x Wᵀ`, as pruning methods do, drops the products of different
+tokens, which do not vanish: every label depends on a weight through all earlier tokens.)
+
+An activation is changed at every token of a window, by an error that depends on its values:
+
+    damage(x, format) = ½ Σ_windows Σ_t,i g_ti² Δ_ti² / positions,   g = ∂L/∂x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mpq.formats.format import Format
+from mpq.kernels.fake_quant import quantize
+from mpq.modeling.scoring import Batch, forward, make_batches
+from mpq.modeling.sites import places
+from mpq.modeling.wrap import tap
+from mpq.plans.site import Site
+from mpq.profiling.candidates import Candidates, Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mpq.data.examples import Examples
+
+
+def parts_within(candidates: Candidates, max_bytes: int) -> list[Candidates]:
+    """The candidates in parts, in order, whose weights' Fisher information fits into `max_bytes`.
+
+    A single weight that is larger is a part of its own.
+    """
+    parts: list[dict[Site, Sequence[Format]]] = [{}]
+    num_bytes = 0
+    for site, formats in candidates.items():
+        size = 4 * math.prod(site.shape) if site.is_stored else 0
+        if parts[-1] and num_bytes + size > max_bytes:
+            parts.append({})
+            num_bytes = 0
+        parts[-1][site] = formats
+        num_bytes += size
+    return [part for part in parts if part]
+
+
+def fisher_damage(
+    model: PreTrainedModel,
+    data: Tensor | Examples,
+    candidates: Candidates,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Iterator[tuple[Site, dict[str, float]]]:
+    """Each site with its damage by format in nats per position, after one pass over `data`.
+
+    The pass runs one window at a time, forward and backward, and holds one float32 tensor of the
+    size of each weight that is asked for, besides the model and the activations of one window.
+
+    Args:
+        model: A model as loaded, outside of any plan, in eval mode. Gradient flags and gradients
+            are afterwards as they were.
+        data: Token windows `[N, T]`, or examples of a classification.
+        candidates: Which formats of which sites. Identity formats cost nothing and give 0.
+        seed: Of the labels that are sampled; the same seed gives the same table.
+        progress: Told how far the pass has come.
+    """
+    batches = make_batches(data, 1, next(model.parameters()).device)
+    found = {place.site.name: place for place in places(model)}
+    stored = {
+        site: (found[site.name].parameter, found[site.name].part)
+        for site in candidates
+        if site.is_stored
+    }
+    fisher: dict[nn.Parameter, Tensor] = {
+        parameter: torch.zeros_like(parameter, dtype=torch.float32)
+        for parameter, _ in stored.values()
+    }
+    watch = _ActivationWatch({s: f for s, f in candidates.items() if not s.is_stored})
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    with _gradients_into(model, fisher), tap(model, list(watch.damage), watch.transform):
+        for done, batch in enumerate(batches):
+            progress("backward passes", done, len(batches))
+            sampled_loss(model, batch, generator).backward()  # type: ignore[no-untyped-call]
+    progress("backward passes", len(batches), len(batches))
+    positions = sum(batch.labels.numel() for batch in batches)
+    for done, (site, formats) in enumerate(candidates.items()):
+        progress("sites", done, len(candidates))
+        if site.is_stored:
+            parameter, part = stored[site]
+            weight, information = parameter.detach(), fisher[parameter]
+            if part is not None:
+                weight, information = weight[part], information[part]
+            totals = _weight_damage(weight, information, site, formats)
+        else:
+            totals = watch.damage[site]
+        yield site, {text: total / positions for text, total in totals.items()}
+    progress("sites", len(candidates), len(candidates))
+
+
+def sampled_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    """-Σ log p(y) over a batch's positions, with labels y sampled from the model itself."""
+    logits = forward(model, batch).float().flatten(0, 1)
+    with torch.no_grad():
+        labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+    loss: Tensor = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return loss
+
+
+def _weight_damage(
+    weight: Tensor, information: Tensor, site: Site, formats: Sequence[Format]
+) -> dict[str, float]:
+    """½ Σ F Δ² of each format."""
+    return {
+        str(fmt): 0.5 * _weighted_square(information, _error(weight, fmt, site)) for fmt in formats
+    }
+
+
+def _error(x: Tensor, fmt: Format, site: Site) -> Tensor:
+    """What a format takes away, float32."""
+    if fmt.is_identity:
+        return torch.zeros_like(x, dtype=torch.float32)
+    rounded = quantize(x, fmt, site.axis, name=site.name, check_finite=site.is_stored)
+    return rounded.float() - x.float()
+
+
+def _weighted_square(weights: Tensor, x: Tensor) -> float:
+    return float((weights * x.square()).sum(dtype=torch.float64))
+
+
+@contextmanager
+def _gradients_into(model: nn.Module, squares: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """A context in which each backward pass adds the squared gradient to `squares`.
+
+    Gradients exist one at a time: each is squared and freed as soon as it is whole.
+    """
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    own = {parameter: parameter.grad for parameter in squares}
+
+    def square(parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        squares[parameter].add_(parameter.grad.float().square())
+        parameter.grad = None
+
+    with ExitStack() as stack:
+        for parameter in flags:
+            parameter.requires_grad_(parameter in squares)
+        for parameter in squares:
+            parameter.grad = None
+            handle = parameter.register_post_accumulate_grad_hook(square)
+            stack.callback(handle.remove)
+        # Activations ahead of the first weight have a gradient only if something before them has.
+        stack.callback(_require_gradients_of_embeddings(model).remove)
+        try:
+            yield
+        finally:
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+            for parameter, gradient in own.items():
+                parameter.grad = gradient
+
+
+def _require_gradients_of_embeddings(model: Any) -> Any:
+    def require(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return output if output.requires_grad else output.requires_grad_()
+
+    return model.get_input_embeddings().register_forward_hook(require)
+
+
+class _ActivationWatch:
+    """Adds up ½ Σ g² Δ² of the activations that pass, for each site and format."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        self.candidates = candidates
+        self.damage = {
+            site: {str(fmt): 0.0 for fmt in formats} for site, formats in candidates.items()
+        }
+
+    def transform(self, site: Site, x: Tensor) -> Tensor:
+        """`x` itself, whose gradient is looked at when it comes by."""
+        return _Watched.apply(x, lambda x, gradient: self._add(site, x, gradient))  # type: ignore[no-any-return,no-untyped-call]
+
+    def _add(self, site: Site, x: Tensor, gradient: Tensor) -> None:
+        information = gradient.float().square()
+        for fmt in self.candidates[site]:
+            damage = 0.5 * _weighted_square(information, _error(x, fmt, site))
+            self.damage[site][str(fmt)] += damage
+
+
+class _Watched(torch.autograd.Function):
+    """The identity; on the way back it shows its input and the gradient to a visitor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, visit: Callable[[Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.visit = visit
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        ctx.visit(x, gradients[0])
+        return gradients[0], None

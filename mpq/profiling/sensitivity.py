@@ -1,0 +1,150 @@
+"""The sensitivity profile: a damage table, filled by one of two methods, that survives a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from torch import Tensor
+
+from mpq.errors import PlanError, RunError
+from mpq.formats.format import Format
+from mpq.modeling.sites import places
+from mpq.modeling.validity import check_plan, find_places
+from mpq.plans.site import Site
+from mpq.profiling.candidates import Candidates, Progress
+from mpq.profiling.direct import kl_damage
+from mpq.profiling.fisher import fisher_damage, parts_within
+from mpq.profiling.table import DamageTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mpq.data.examples import Examples
+
+Method = Literal["fisher", "kl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""`fisher`: all pairs from one backward pass; `kl`: one forward pass for each pair."""
+
+MAX_FISHER_BYTES = 8 << 30
+"""Fisher information held at a time (8 GiB): larger models take several passes over the data."""
+
+_SAVE_SECONDS = 2.0
+"""Measured sites are written out this often at least, and each at once where sites are slow."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+def start_table(path: Path, wanted: DamageTable) -> DamageTable:
+    """The table that is in the file at `path`, to be gone on with; `wanted` where there is none.
+
+    Args:
+        path: A CSV file that a former profile wrote, finished or not.
+        wanted: A table without sites that says what is to be measured.
+
+    Raises:
+        RunError: The file holds the measurement of something else; all differences are named.
+    """
+    if not path.exists():
+        return wanted
+    table = DamageTable.read(path)
+    table.check_same_measurement(wanted)
+    return table
+
+
+def measure_sensitivity(
+    model: PreTrainedModel,
+    data: Tensor | Examples,
+    candidates: Candidates,
+    table: DamageTable,
+    *,
+    save: Callable[[DamageTable], None] = lambda _: None,
+    batch_size: int = 8,
+    progress: Progress = _silent,
+) -> DamageTable:
+    """`table` with the damage of all candidates; pairs that it has already are not measured.
+
+    Args:
+        model: A model as loaded, outside of any plan, in eval mode.
+        data: Token windows `[N, T]`, or examples of a classification.
+        candidates: Which formats of which sites.
+        table: What was measured before, and how to measure (`method`, `seed`).
+        save: Given the table so far, every few seconds and at the end, also when interrupted.
+        batch_size: Windows a forward pass of the method `kl`; `fisher` takes one at a time.
+        progress: Told how far the profile has come.
+
+    Raises:
+        RunError: The table's method is none of `METHODS`.
+        PlanError: Formats that a site cannot take, all of them; nothing is measured then.
+    """
+    if table.method not in METHODS:
+        raise RunError(
+            f"sensitivity is measured by one of {', '.join(METHODS)}; "
+            f"{table.method!r} is none of them"
+        )
+    _refuse_impossible(model, candidates)
+    missing = _missing(candidates, table)
+    if not missing:
+        return table
+    steps = _steps(model, data, missing, table, batch_size, progress)
+    found: dict[tuple[str, str], float] = {}
+    saved_at = time.monotonic()
+    try:
+        for site, damage in steps:
+            found |= {(site.name, text): value for text, value in damage.items()}
+            if time.monotonic() - saved_at >= _SAVE_SECONDS:
+                table, found = table.with_damage(found), {}
+                save(table)
+                saved_at = time.monotonic()
+    finally:
+        table = table.with_damage(found)
+        if table.sites:
+            save(table)
+    return table
+
+
+def _refuse_impossible(model: PreTrainedModel, candidates: Candidates) -> None:
+    """Raises PlanError with every pair that no plan may hold, before hours are spent."""
+    found = find_places(model, [site.name for site in candidates], places(model))
+    faults = []
+    for site, formats in candidates.items():
+        for fmt in formats:
+            try:
+                check_plan({site.name: found[site.name]}, {site.name: fmt})
+            except PlanError as error:
+                faults.append(str(error))
+    if faults:
+        raise PlanError("\n".join(faults))
+
+
+def _missing(candidates: Candidates, table: DamageTable) -> Candidates:
+    """The pairs that the table has no damage of."""
+    missing: dict[Site, list[Format]] = {}
+    formats = list(dict.fromkeys(fmt for some in candidates.values() for fmt in some))
+    known = table.select([site.name for site in candidates], [str(fmt) for fmt in formats])
+    column = {fmt: index for index, fmt in enumerate(formats)}
+    for row, (site, wanted) in enumerate(candidates.items()):
+        left = [fmt for fmt in wanted if math.isnan(known[row, column[fmt]])]
+        if left:
+            missing[site] = left
+    return missing
+
+
+def _steps(
+    model: PreTrainedModel,
+    data: Tensor | Examples,
+    missing: Candidates,
+    table: DamageTable,
+    batch_size: int,
+    progress: Progress,
+) -> Iterator[tuple[Site, dict[str, float]]]:
+    if table.method == "kl":
+        yield from kl_damage(model, data, missing, batch_size=batch_size, progress=progress)
+        return
+    for part in parts_within(missing, MAX_FISHER_BYTES):
+        yield from fisher_damage(model, data, part, seed=table.seed, progress=progress)
