@@ -123,19 +123,23 @@ def _topics(part: Part) -> Iterator[Document]:
 
 def _modules(part: Part) -> Iterator[Document]:
     root = Path(sysconfig.get_path("stdlib"))
-    sources: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
-        parts = path.relative_to(root).with_suffix("").parts
-        if _SKIPPED.isdisjoint(parts):
-            sources.setdefault(f"module:{parts[0]}", []).append(path)
-    if "module:json" not in sources:
+    if not (root / "json" / "__init__.py").exists():
         raise DataError(
             f"the builtin text is the standard library's docstrings, and {root} holds no sources "
             "(a zipped or stripped Python); use a full CPython, or data.source = 'file'"
         )
-    for name, paths in sources.items():
-        if part_of(name) == part:
-            yield Document(name=name, text="\n\n".join(_docstrings(paths)))
+    for entry in sorted(root.iterdir()):
+        name = f"module:{entry.stem}"
+        if entry.name in _SKIPPED or part_of(name) != part:
+            continue
+        paths = sorted(entry.rglob("*.py")) if entry.is_dir() else [entry]
+        sources = [path for path in paths if path.suffix == ".py" and not _is_skipped(path, root)]
+        if sources:
+            yield Document(name=name, text="\n\n".join(_docstrings(sources)))
+
+
+def _is_skipped(path: Path, root: Path) -> bool:
+    return not _SKIPPED.isdisjoint(path.relative_to(root).parts)
 
 
 def _docstrings(paths: Iterable[Path]) -> Iterator[str]:
