@@ -33,7 +33,7 @@ class TrialRecord:
         windows: The first measured objective of each window of tokens, where there is one.
         params: What the sampler set.
         parent: Number of the trial that a refinement started from.
-        anchor: The uniform plan at whose cost a refinement works.
+        anchor: The uniform plan that this is, or at whose cost an optimum or a refinement works.
     """
 
     number: int

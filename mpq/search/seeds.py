@@ -20,11 +20,13 @@ class Seed:
         choices: The plan.
         params: What a sampler is told about it: the guided knobs nearest to it, or nothing in
             the direct space, where the choices are the parameters.
+        anchor: Name of the uniform plan that this is, or whose cost it keeps to; else empty.
     """
 
     source: Literal["uniform", "allocation"]
     choices: Choices
     params: Mapping[str, float]
+    anchor: str = ""
 
 
 def within(space: Space, choices: Choices, limits: Mapping[str, int]) -> bool:
@@ -83,20 +85,24 @@ def seeds(
     """
     found: dict[Choices, Seed] = {}
 
-    def add(source: Literal["uniform", "allocation"], choices: Choices, shrink: float) -> None:
+    def add(
+        source: Literal["uniform", "allocation"], choices: Choices, shrink: float, anchor: str = ""
+    ) -> None:
         bits = bits_of(space, choices, compared)
         params = neutral_params(space, settings, bits)
         if "shrink" in params:
             params["shrink"] = shrink
-        found.setdefault(choices, Seed(source=source, choices=choices, params=params))
+        seed = Seed(source=source, choices=choices, params=params, anchor=anchor)
+        found.setdefault(choices, seed)
 
-    uniform = list(uniform_within(space, limits).values())
+    named = uniform_within(space, limits)
+    uniform = list(named.values())
     if limits:
         add("allocation", optimum(space, space.damage, limits), 0.0)
-    for choices in uniform:
-        add("uniform", choices, 1.0)
+    for anchor, choices in named.items():
+        add("uniform", choices, 1.0, anchor)
         bounds = _tightest(bits_of(space, choices, compared), limits)
-        add("allocation", optimum(space, space.damage, bounds), 0.0)
+        add("allocation", optimum(space, space.damage, bounds), 0.0, anchor)
     baselines = list(found.values())[:trials]
     for low, high in zip(uniform, uniform[1:], strict=False):
         ends = bits_of(space, low, compared), bits_of(space, high, compared)

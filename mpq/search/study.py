@@ -209,7 +209,8 @@ class Search:
         queued = {tuple(t.user_attrs[QUEUED]["choices"]) for t in trials if QUEUED in t.user_attrs}
         for seed in self._seeds:
             if seed.choices not in queued:
-                self._queue(seed.choices, seed.params, {"source": seed.source})
+                more = {"source": seed.source, "anchor": seed.anchor}
+                self._queue(seed.choices, seed.params, more)
 
     def _queue(self, choices: Choices, params: Mapping[str, Any], more: dict[str, Any]) -> None:
         self.study.enqueue_trial(
