@@ -6,6 +6,7 @@ Sources: OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats 1.
 
 import bisect
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -37,19 +38,31 @@ class Codes:
     def largest(self) -> float:
         return self.values[-1]
 
-    def nearest(self, x: Fraction) -> float:
+    @functools.cached_property
+    def magnitudes(self) -> "Codes":
+        """What is left of sign-magnitude codes without the sign."""
+        kept = [i for i, value in enumerate(self.values) if value >= 0]
+        return Codes(tuple(self.values[i] for i in kept), tuple(self.even[i] for i in kept), False)
+
+    @functools.cached_property
+    def _sums(self) -> tuple[float, ...]:
+        """Twice the midpoints between neighbours, exactly."""
+        sums = tuple(low + high for low, high in itertools.pairwise(self.values))
+        for total, (low, high) in zip(sums, itertools.pairwise(self.values), strict=True):
+            assert Fraction(total) == Fraction(low) + Fraction(high)
+        return sums
+
+    def nearest(self, x: float | Fraction) -> float:
         """The value nearest to `x`; in a tie the one with the even code; the ends saturate."""
         above = bisect.bisect_left(self.values, x)
         if above == 0:
             return self.values[0]
         if above == len(self.values):
             return self.values[-1]
-        low, high = self.values[above - 1], self.values[above]
-        to_low, to_high = x - Fraction(low), Fraction(high) - x
-        if to_low != to_high:
-            return low if to_low < to_high else high
-        if self.even[above - 1] == self.even[above]:
-            raise AssertionError(f"two neighbours of equal parity: {low}, {high}")
+        low, high, twice = self.values[above - 1], self.values[above], self._sums[above - 1]
+        if 2 * x != twice:
+            return low if 2 * x < twice else high
+        assert self.even[above - 1] != self.even[above], "neighbours of equal parity"
         return low if self.even[above - 1] else high
 
 
@@ -123,7 +136,9 @@ def _within(codes: Codes, largest: float) -> Codes:
 def denormalised(exponent: int, mantissa: int, bias: int | None = None) -> Codes:
     """Float without an implicit one: m / 2^M * 2^(e - bias), many codes for one value.
 
-    The normalised code has the smallest exponent, so the largest mantissa; it is enumerated first.
+    The normalised code has the smallest exponent, so the largest mantissa. Its low bit alternates
+    from magnitude to magnitude; with one mantissa bit, where every normalised mantissa is 1, the
+    place among the magnitudes takes its part.
     """
     if bias is None:
         bias = 2 ** (exponent - 1) - 1
@@ -132,7 +147,12 @@ def denormalised(exponent: int, mantissa: int, bias: int | None = None) -> Codes
         e, m = divmod(pattern, 2**mantissa)
         return Fraction(m, 2**mantissa) * Fraction(2) ** (e - bias)
 
-    return _signed(1 + exponent + mantissa, magnitude)
+    codes = _signed(1 + exponent + mantissa, magnitude)
+    if mantissa > 1:
+        return codes
+    zero = codes.values.index(0.0)
+    places = tuple((place - zero) % 2 == 0 for place in range(len(codes.values)))
+    return Codes(codes.values, places, codes.signed_zero)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What a format's text says, read by a small parser of the oracle's own (design section 3)."""
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,8 @@ class Facts:
     "tensor", or (rows, columns).
     `anchor`: the magnitude of the element that the maximum of a block is scaled onto: its largest
     value for a float scale, its highest power of two for a shared exponent.
+    `exponents`: the lowest and highest exponent that is stored for a block; `stores_scale`: it is
+    the scale's own, not that of the block's maximum.
     """
 
     text: str
@@ -31,12 +34,14 @@ class Facts:
     storage: str = "bf16"
     anchor: float = 1.0
     rule: str = "floor"
-    exponent_bits: int = 8
+    exponents: tuple[int, int] = (-127, 128)
+    stores_scale: bool = False
     absmax: float | None = None
     per_token: bool = False
     round_maximum: bool = False
 
 
+@functools.cache
 def read(text: str) -> Facts:
     """The facts of a text form.
 
@@ -115,7 +120,7 @@ def _log(text, head, suffixes, options):
 
 def _minifloat(text, head, suffixes, options):
     e, m = _exponent_and_mantissa(suffixes)
-    return Facts(text, sets.minifloat(e, m, _bias(options)), 1 + e + m)
+    return _maybe_scaled(text, sets.minifloat(e, m, _bias(options)), 1 + e + m, suffixes, options)
 
 
 def _dmf(text, head, suffixes, options):
@@ -124,11 +129,12 @@ def _dmf(text, head, suffixes, options):
 
 
 def _shared(suffixes, options, default_block: int):
+    bits = int(options.get("exponent", 8))
     return {
         "scale": "power",
         "group": _group(suffixes, options, "b", default_block),
-        "rule": options.get("rule", "floor"),
-        "exponent_bits": int(options.get("exponent", 8)),
+        "rule": options.get("scale_rule", "floor"),
+        "exponents": (1 - 2 ** (bits - 1), 2 ** (bits - 1)),
     }
 
 
@@ -170,8 +176,10 @@ def _mx(text, head, suffixes, options):
     else:
         name = suffixes[0] if suffixes and suffixes[0][0] == "e" else "e2m1"
         elements = OCP_ELEMENTS[name]()
+    shared = _shared(suffixes, options, 32)
+    shared["exponents"] = (-127, 127)  # E8M0, OCP MX 1.0 section 5.4.1: the top code is NaN
     return Facts(
-        text, elements, int(head), anchor=_top_binade(elements), **_shared(suffixes, options, 32)
+        text, elements, int(head), anchor=_top_binade(elements), stores_scale=True, **shared
     )
 
 
@@ -206,12 +214,16 @@ def _fp(text, head, suffixes, options):
         return Facts(text, Codes((), (), signed_zero=True), 32)
     if head == "16":
         return Facts(text, sets.ieee(5, 10), 16)
-    elements = OCP_ELEMENTS[suffixes[0]]()
-    scaled = {"tensor", "token", "row"} & set(suffixes) or any(s[0] == "g" for s in suffixes)
+    return _maybe_scaled(text, OCP_ELEMENTS[suffixes[0]](), 8, suffixes, options)
+
+
+def _maybe_scaled(text, elements, width, suffixes, options):
+    """A float stands alone, or under a float scale if a suffix says who shares it."""
+    scaled = any(re.fullmatch(r"tensor|token|g\d+", suffix) for suffix in suffixes)
     return Facts(
         text,
         elements,
-        8,
+        width,
         "float" if scaled else "none",
         group=_group(suffixes, options, "g", "row"),
         storage=_storage(suffixes),

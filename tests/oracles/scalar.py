@@ -79,10 +79,10 @@ def quantize_block(
     """One block's values (exact float32) through the format."""
     maximum = max(abs(value) for value in block)
     if facts.scale == "none":
-        return [_scaled(value, facts, Fraction(1), dtype) for value in block]
+        return [_scaled(value, facts, 1.0, dtype) for value in block]
     if facts.scale == "power":
         exponent = shared_exponent(block, facts, maximum)
-        return [_scaled(value, facts, Fraction(2) ** exponent, dtype) for value in block]
+        return [_scaled(value, facts, 2.0**exponent, dtype) for value in block]
     if facts.scale == "range":
         return _with_zero_point(block, facts, dtype)
     if facts.scale == "two-level":
@@ -109,41 +109,44 @@ def _nvfp4_scale(maximum: float, tensor_maximum: float, facts: Facts) -> np.floa
     tensor_scale = np.float32(whole) / np.float32(6 * 448)
     if tensor_scale == 0:
         return np.float32(0)
-    wanted = np.float32(maximum) / np.float32(6) / tensor_scale
-    block_scale = np.float32(ml_dtypes.float8_e4m3fn(min(float(wanted), 448.0)))
+    wanted = _quotient(float(np.float32(maximum) / np.float32(6)), tensor_scale)
+    block_scale = np.float32(ml_dtypes.float8_e4m3fn(min(wanted, 448.0)))
     return block_scale * tensor_scale
 
 
 def shared_exponent(block: Sequence[float], facts: Facts, maximum: float) -> int:
-    """The power of two that a block shares."""
-    largest = Fraction(facts.codes.largest)
-    lowest_exponent = 1 - 2 ** (facts.exponent_bits - 1)
-    highest_exponent = 2 ** (facts.exponent_bits - 1) - 1
+    """The exponent of the power of two that a block shares.
+
+    OCP MX stores the scale's own exponent (E8M0, -127 to 127); all others the exponent of the
+    block's maximum, which is scaled onto the element's highest power of two, the anchor.
+    """
+    anchor = floor_log2(facts.anchor)
+    lowest, highest = facts.exponents
+    stored_less_scale = 0 if facts.stores_scale else anchor
 
     def within(exponent: int) -> int:
-        return max(lowest_exponent, min(highest_exponent, exponent))
+        stored = exponent + stored_less_scale
+        return max(lowest, min(highest, stored)) - stored_less_scale
 
     if maximum == 0:
-        return lowest_exponent
-    floor = floor_log2(maximum) - floor_log2(facts.anchor)
-    if facts.round_maximum and maximum / 2.0 ** floor_log2(maximum) > 1.5:
+        return lowest - stored_less_scale
+    floor = floor_log2(maximum)
+    is_power = maximum == 2.0**floor
+    if facts.round_maximum and maximum / 2.0**floor > 1.5:
         floor += 1
     if facts.rule == "floor":
-        return within(floor)
-    ceil = floor
-    while Fraction(2) ** ceil * largest < Fraction(maximum):
-        ceil += 1
+        return within(floor - anchor)
     if facts.rule == "ceil":
-        return within(ceil)
-    # "mse": the least squared error; of equals the finer scale, which is the earlier one.
-    candidates = sorted({within(floor - 1), within(floor), within(floor + 1)})
+        return within(floor_log2(maximum) + (not is_power) - anchor)
+    # "mse": of the floor and its two neighbours the one with the least squared error.
+    candidates = [within(floor - anchor + step) for step in (0, -1, 1)]
     return min(candidates, key=lambda exponent: _squared_error(block, facts, exponent))
 
 
 def _squared_error(block: Sequence[float], facts: Facts, exponent: int) -> Fraction:
-    scale = Fraction(2) ** exponent
+    scale = 2.0**exponent
     errors = (
-        Fraction(facts.codes.nearest(Fraction(value) / scale)) * scale - Fraction(value)
+        Fraction(facts.codes.nearest(value / scale)) * Fraction(scale) - Fraction(value)
         for value in block
     )
     return sum((error * error for error in errors), Fraction(0))
@@ -159,35 +162,37 @@ def _with_zero_point(block: Sequence[float], facts: Facts, dtype: np.dtype) -> l
     scale = _stored((np.float32(high) - np.float32(low)) / np.float32(facts.anchor), facts.storage)
     if scale == 0:
         return [0.0] * len(block)
-    zero = facts.codes.nearest(Fraction(float(np.float32(-low) / scale)))
+    zero = facts.codes.nearest(_quotient(-low, scale))
     result = []
     for value in block:
-        quotient = Fraction(float(np.float32(value) / scale))
+        quotient = Fraction(_quotient(value, scale))
         code = facts.codes.nearest(quotient + Fraction(zero))
         result.append(_cast(code - zero, scale, facts, dtype))
     return result
 
 
-def _scaled(value: float, facts: Facts, scale: Fraction | np.float32, dtype: np.dtype) -> float:
+def _scaled(value: float, facts: Facts, scale: float | np.float32, dtype: np.dtype) -> float:
+    """The value of the code nearest to the quotient; a float32 scale gives a float32 quotient."""
     if scale == 0:
         return math.copysign(0.0, value) if facts.codes.signed_zero else 0.0
-    if isinstance(scale, Fraction):
-        quotient = Fraction(value) / scale
-    else:
-        ratio = np.float32(value) / scale
-        quotient = Fraction(float(np.clip(ratio, np.float32(-3e38), np.float32(3e38))))
-    code = facts.codes.nearest(quotient)
-    if code == 0:
-        return math.copysign(0.0, value) if facts.codes.signed_zero else 0.0
-    return _cast(code, scale, facts, dtype)
+    quotient = _quotient(value, scale) if isinstance(scale, np.float32) else value / scale
+    if facts.codes.signed_zero:
+        magnitude = _cast(facts.codes.magnitudes.nearest(abs(quotient)), scale, facts, dtype)
+        return math.copysign(magnitude, value)
+    return _cast(facts.codes.nearest(quotient), scale, facts, dtype)
 
 
-def _cast(code: float, scale: Fraction | np.float32, facts: Facts, dtype: np.dtype) -> float:
+def _quotient(value: float, scale: np.float32) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value) / scale)
+
+
+def _cast(code: float, scale: float | np.float32, facts: Facts, dtype: np.dtype) -> float:
     """Code times scale in float32, then in `dtype`; beyond it, the largest that it holds."""
     result = _product(code, scale, dtype)
     if math.isfinite(result):
         return result
-    towards_zero = [v for v in facts.codes.values if abs(v) < abs(code) and (v < 0) == (code < 0)]
+    towards_zero = [v for v in facts.codes.values if abs(v) < abs(code) and v * code > 0]
     return max(
         (r for r in (_product(v, scale, dtype) for v in towards_zero) if math.isfinite(r)),
         key=abs,
@@ -195,13 +200,8 @@ def _cast(code: float, scale: Fraction | np.float32, facts: Facts, dtype: np.dty
     )
 
 
-def _product(code: float, scale: Fraction | np.float32, dtype: np.dtype) -> float:
+def _product(code: float, scale: float | np.float32, dtype: np.dtype) -> float:
+    """Of an exact power of two, or of a float32: rounded to float32, then to `dtype`."""
     with np.errstate(over="ignore"):
-        if isinstance(scale, Fraction):
-            exact = Fraction(code) * scale
-            if abs(exact) >= Fraction(2) ** 128:
-                return math.inf
-            product = np.float32(float(exact))
-        else:
-            product = np.float32(code) * scale
-        return float(product.astype(dtype))
+        narrow = np.float32(code) if isinstance(scale, np.float32) else code
+        return float(np.float32(narrow * scale).astype(dtype))

@@ -40,7 +40,7 @@ def test_codes_are_those_of_ml_dtypes_and_gfloat(name):
 def test_nearest_rounds_as_ml_dtypes_casts(name):
     codes, dtype, _, _ = OUTSIDE[name]
     for x in grid(codes):
-        got = codes.nearest(sets.Fraction(float(x)))
+        got = codes.nearest(float(x))
         assert got == float(np.float32(x).astype(dtype)), x
 
 
@@ -50,7 +50,7 @@ def test_nearest_rounds_and_saturates_as_gfloat_does(name):
     beyond = [codes.largest * factor for factor in (1.01, 1.5, 100.0)]
     for x in [*grid(codes), *beyond, *(-b for b in beyond)]:
         want = gfloat.round_float(info, float(x), gfloat.RoundMode.TiesToEven, sat=True)
-        assert codes.nearest(sets.Fraction(float(x))) == want, x
+        assert codes.nearest(float(x)) == want, x
 
 
 def grid(codes):
@@ -78,7 +78,7 @@ def test_sixteen_bit_floats_are_torchs(codes, dtype):
     assert list(codes.values) == finite(patterns.to(torch.float64).numpy())
     x = torch.randn(2000, generator=torch.Generator().manual_seed(0)) * 10
     want = x.to(dtype).double().tolist()
-    assert [codes.nearest(sets.Fraction(v)) for v in x.tolist()] == want
+    assert [codes.nearest(v) for v in x.tolist()] == want
 
 
 def test_normal_float_is_built_from_the_quantiles_of_the_normal_distribution():
