@@ -108,7 +108,9 @@ def _fault(name: str, section: type[BaseModel], detail: Any) -> Fault:
         return Fault(key, _unknown(str(loc[0]), section))
     if kind == "missing":
         return Fault(key, f"this key must be there: {_meaning(section, str(loc[0]))}")
-    expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
+        return Fault(key, f"{detail['ctx']['error']}; given {given!r}")
+    expected = detail["msg"].removeprefix("Input should be ")
     near = _near(str(given), _quoted(expected)) if kind == "literal_error" else ""
     return Fault(key, f"expected {expected}, given {given!r}{near}")
 

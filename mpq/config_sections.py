@@ -36,7 +36,7 @@ def _canonical(text: str) -> str:
 def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({item for item in items if items.count(item) > 1})
     if twice:
-        raise ValueError(f"each entry once; more than once: {', '.join(twice)}")
+        raise ValueError(f"expected each entry once; more than once: {', '.join(twice)}")
     return items
 
 
@@ -44,12 +44,12 @@ def _objective(name: str) -> str:
     known = (*DAMAGE_NAMES, *COST_NAMES)
     if name in known or _USER_OBJECTIVE.fullmatch(name):
         return name
-    raise ValueError(f"one of {', '.join(known)}, or your own as 'module:function'")
+    raise ValueError(f"expected one of {', '.join(known)}, or your own as 'module:function'")
 
 
 def _url(text: str) -> str:
     if "://" not in text:
-        raise ValueError("an Optuna storage URL, such as sqlite:///study.db")
+        raise ValueError("expected an Optuna storage URL, such as sqlite:///study.db")
     return text
 
 
@@ -97,7 +97,9 @@ class DataSection(Section):
     source: Source = "builtin"
     """Where text comes from; builtin is the prose that every CPython carries."""
     path: Text | None = None
-    """source file: a .txt or a .jsonl with "text"; messages: a .jsonl of {"messages": [...]}."""
+    """source file: a .txt or a .jsonl with "text"; messages: a .jsonl of {"messages": [...]};
+    sst2: a .tsv with the columns label and sentence, or a directory of train.tsv and dev.tsv
+    (without it the sentences come from the Hugging Face hub)."""
     dataset: Text | None = None
     """source dataset: the id of a Hugging Face data set."""
     subset: Text | None = None
@@ -222,6 +224,7 @@ _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
     "messages": ("path", *_TOKEN_KEYS),
     "dataset": ("dataset", "subset", "split", "column", *_TOKEN_KEYS),
     "sst2": (
+        "path",
         "calibration_examples",
         "search_examples",
         "heldout_examples",

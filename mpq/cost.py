@@ -187,14 +187,13 @@ def bit_limit(measure: str, bound: float, sites: Sequence[Site], tokens: int = 2
             f"{len(sites)} sites"
         )
     exact = Fraction(repr(float(bound)))
-    limits = {
-        "weight_bits": exact * values,
-        "weight_bytes": math.floor(exact) * 8,
-        "activation_bits": exact * values,
-        "memory_density": REFERENCE_BITS * values / exact,
-        "kv_bytes": exact * 8 * tokens,
-    }
-    return math.floor(limits[measure])
+    if measure == "weight_bytes":
+        return 8 * math.floor(exact)
+    if measure == "memory_density":
+        return math.floor(REFERENCE_BITS * values / exact)
+    if measure == "kv_bytes":
+        return math.floor(exact * 8 * tokens)
+    return math.floor(exact * values)
 
 
 def _value(measure: str, bits: int, sites: Sequence[Site], tokens: int) -> float:

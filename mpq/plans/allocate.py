@@ -71,7 +71,7 @@ def allocate(damage: Floats, costs: Ints, budgets: Ints) -> Ints:
     if not len(problem.damage):
         return np.zeros(0, dtype=np.int64)
     _check_reach(problem)
-    choices = problem.damage.argmin(axis=1)
+    choices = _argmin(problem.damage)
     if problem.keeps(choices):
         return choices
     kept = _without_dominated(problem)
@@ -96,12 +96,17 @@ def allocate_at_price(damage: Floats, costs: Ints, prices: Floats) -> Ints:
         PlanError: As `allocate`.
     """
     problem = _checked(damage, costs, np.zeros(len(costs), dtype=np.int64))
-    return _priced(problem, np.asarray(prices, dtype=np.float64)).argmin(axis=1)
+    return _argmin(_priced(problem, np.asarray(prices, dtype=np.float64)))
 
 
 def spent(choices: Ints, costs: Ints) -> Ints:
     """The sum of each resource's costs at the chosen choices, int64 [resources]."""
-    return costs[:, np.arange(len(choices)), choices].sum(axis=1)
+    return np.asarray(costs[:, np.arange(len(choices)), choices].sum(axis=1), dtype=np.int64)
+
+
+def _argmin(table: Floats) -> Ints:
+    """The first of the least entries of every row, int64 [rows]."""
+    return np.asarray(table.argmin(axis=1), dtype=np.int64)
 
 
 def _checked(damage: Floats, costs: Ints, budgets: Ints) -> _Problem:
@@ -137,7 +142,7 @@ def _check_reach(problem: _Problem) -> None:
 
 def _least_costs(costs: Ints, allowed: Bools) -> Ints:
     dear = np.iinfo(np.int64).max
-    return np.where(allowed, costs, dear).min(axis=2).sum(axis=1)
+    return np.asarray(np.where(allowed, costs, dear).min(axis=2).sum(axis=1), dtype=np.int64)
 
 
 def _out_of_reach(budgets: Ints, smallest: Ints, together: str = "") -> str:
@@ -167,7 +172,7 @@ def _without_dominated(problem: _Problem) -> _Problem:
 
 
 def _priced(problem: _Problem, prices: Floats) -> Floats:
-    toll: Floats = np.tensordot(prices, problem.costs, axes=1)
+    toll = np.tensordot(prices, problem.costs, axes=1)
     return np.asarray(problem.damage + toll, dtype=np.float64)
 
 
@@ -176,7 +181,7 @@ def _prices(problem: _Problem) -> Floats:
     allowed = np.isfinite(problem.damage)
     unit = np.maximum(problem.costs.max(axis=(1, 2)), 1)
     scale = _scale(problem)
-    found = linprog(
+    found = linprog(  # type: ignore[call-overload]  # the stubs know no sparse A_eq
         problem.damage[allowed] * scale,
         A_ub=problem.costs[:, allowed] / unit[:, None],
         b_ub=problem.budgets / unit,
@@ -186,7 +191,8 @@ def _prices(problem: _Problem) -> Floats:
     )
     if found.status != 0:
         return np.zeros(len(unit))
-    return np.maximum(-found.ineqlin.marginals, 0.0) / (unit * scale)
+    marginals = np.asarray(found.ineqlin.marginals, dtype=np.float64)
+    return np.asarray(np.maximum(-marginals, 0.0) / (unit * scale), dtype=np.float64)
 
 
 def _scale(problem: _Problem) -> float:
@@ -204,7 +210,7 @@ def _one_each(allowed: Bools) -> csr_array:
 
 def _greedy(problem: _Problem, prices: Floats) -> Ints | None:
     """A good assignment within the budgets, or None where this simple way finds none."""
-    choices = _priced(problem, prices).argmin(axis=1)
+    choices = _argmin(_priced(problem, prices))
     for _ in range(problem.damage.size):
         over = spent(choices, problem.costs) - problem.budgets
         if (over <= 0).all():
@@ -287,7 +293,7 @@ def _integer_program(problem: _Problem) -> Ints | None:
         found = milp(
             objective,
             constraints=rules,
-            integrality=np.ones(len(objective)),
+            integrality=np.ones(len(objective), dtype=np.int64),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0.0},
         )
@@ -295,7 +301,7 @@ def _integer_program(problem: _Problem) -> Ints | None:
             return None
         chosen = np.zeros(problem.damage.shape)
         chosen[group, choice] = found.x
-        choices = chosen.argmax(axis=1)
+        choices = _argmin(-chosen)
         if problem.keeps(choices):
             return choices
         rules.append(_cut(problem, choices, allowed))
