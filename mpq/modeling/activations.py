@@ -25,7 +25,7 @@ def quantize_probs(x: Tensor, fmt: Format, keys: Keys) -> Tensor:
     phases = keys.phases(columns)
     if len(set(phases)) == 1:
         return _from_phase(x, fmt, phases[0])
-    rows = zip(x.split(1), phases, strict=True)
+    rows = zip(torch.split(x, 1), phases, strict=True)
     return torch.cat([_from_phase(row, fmt, phase) for row, phase in rows])
 
 

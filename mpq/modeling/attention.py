@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mpq.errors import ModelError
 from mpq.plans.site import Role
@@ -77,10 +78,14 @@ class _Masks:
 
     def make(self, **call: Any) -> Tensor | None:
         """The mask that `eager` attention would get; remembers where its keys stand."""
-        mask: Tensor | None = AttentionMaskInterface()["eager"](**call)
+        mask: Tensor | None = ALL_MASK_ATTENTION_FUNCTIONS["eager"](**call)
         keys = Keys(int(call.get("kv_offset", 0)), call.get("attention_mask"))
         self._seen.append(_SeenMask(mask, int(call["kv_length"]), keys))
         return mask
+
+    def forget(self, *_: Any) -> None:
+        """Lets the masks of a finished forward pass go."""
+        self._seen.clear()
 
     def keys_of(self, mask: Tensor | None, num_queries: int, num_keys: int) -> Keys:
         """Where the keys of a call with this mask stand.
@@ -188,10 +193,12 @@ def reach_attention(model: PreTrainedModel, transform: OperandTransform) -> Iter
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, masks.make)
     _TRANSFORMS[name] = chained
+    finished = model.register_forward_hook(masks.forget, always_call=True)
     try:
         with use_implementation(model, name):
             yield
     finally:
+        finished.remove()
         # The registries have no public way to forget a name.
         AttentionInterface._global_mapping.pop(name, None)
         AttentionMaskInterface._global_mapping.pop(name, None)

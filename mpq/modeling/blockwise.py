@@ -138,14 +138,14 @@ def _switched_off(
         return hidden if num_outputs is None else (hidden, *[None] * (num_outputs - 1))
 
     before = vars(block).get("forward")
-    block.forward = skip  # type: ignore[method-assign]
+    block.forward = skip
     try:
         yield
     finally:
         if before is None:
             del block.forward
         else:
-            block.forward = before  # type: ignore[method-assign]
+            block.forward = before
 
 
 def _hidden_states(

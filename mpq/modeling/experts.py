@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mpq.modeling.linear import input_through
 
-_GATES_INSIDE = "grouped_mm"
-"""One of transformers' own implementations; it calls `_apply_gate` between its matmuls."""
+_GROUPED, _BATCHED = "grouped_mm", "batched_mm"
+"""transformers' own implementations that call `_apply_gate` between their matmuls."""
 
 
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -94,14 +95,17 @@ def _dispatched(experts: nn.Module) -> Iterator[None]:
     """A context in which the experts run an implementation that can be reached into.
 
     The `eager` loop of many models inlines its activation; the grouped matmul of transformers
-    computes the same and does not.
+    computes the same and does not. It knows no float64: there the batched one stands in, which
+    gathers a copy of the weights for every token.
     """
     config: Any = experts.config
     before = config._experts_implementation
     if before in ALL_EXPERTS_FUNCTIONS:
         yield
         return
-    config._experts_implementation = _GATES_INSIDE
+    first, _ = projections(experts)
+    is_double = getattr(experts, first).dtype == torch.float64
+    config._experts_implementation = _BATCHED if is_double else _GROUPED
     try:
         yield
     finally:

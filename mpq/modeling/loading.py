@@ -75,7 +75,9 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         refuse_quantized(config, id)
-        model = TASKS[task].from_pretrained(source, dtype=DTYPES[dtype], **options)
+        model, report = TASKS[task].from_pretrained(
+            source, dtype=DTYPES[dtype], output_loading_info=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
@@ -85,6 +87,12 @@ def load_model(
             "Give a Hugging Face id (owner/name), a directory with config.json, weights and "
             f"tokenizer, or {', '.join(SHIPPED_MODELS)}, which ships with mpq"
         ) from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise ModelError(
+            f"{id!r} has no weights for {missing}, which {type(model).__name__} would draw at "
+            f"random; it was trained for another task than {task!r}"
+        )
     model = model.eval().to(place)
     return LoadedModel(model=model, tokenizer=tokenizer, id=id, fingerprint=fingerprint(model))
 

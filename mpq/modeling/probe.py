@@ -85,7 +85,8 @@ def _find_out(model: PreTrainedModel) -> Probe:
                 eager = _forward(model)
         except Exception as error:  # noqa: BLE001 - whatever a foreign model raises is an answer
             _log.debug("probe of %s failed", kind, exc_info=True)
-            return Probe(attention={}, num_outputs=num_outputs, unreachable=f"{kind}: {error}")
+            reason = f"its probe forward failed: {str(error).splitlines()[0] or type(error)}"
+            return Probe(attention={}, num_outputs=num_outputs, unreachable=reason)
     unreachable = ""
     if not shapes:
         unreachable = f"{kind} never calls a registered attention implementation"

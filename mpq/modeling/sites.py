@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mpq.modeling.blockwise import blocks
@@ -79,9 +81,23 @@ def _is_asked_for(place: Place, *, lm_head: bool, embeddings: bool) -> bool:
     return True
 
 
+_PLACES: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], list[Place]]] = WeakKeyDictionary()
+"""The places of the models that were asked for, each with what it was asked about."""
+
+
 def places(model: PreTrainedModel) -> list[Place]:
-    """Every site that the model could have, with its place, in model order; ties merged."""
-    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    """Every site that the model could have, with its place, in model order; ties merged.
+
+    The answer is kept until a parameter of the model is another one or of another dtype.
+    """
+    asked = tuple((id(parameter), parameter.dtype) for parameter in model.parameters())
+    known = _PLACES.get(model)
+    if known is None or known[0] != asked:
+        _PLACES[model] = known = (asked, _find_places(model))
+    return known[1]
+
+
+def _find_places(model: PreTrainedModel) -> list[Place]:
     names = [name for name, _ in blocks(model)]
     found = [
         *_of_embeddings(model),
@@ -89,7 +105,7 @@ def places(model: PreTrainedModel) -> list[Place]:
         *_of_attention(model),
         *_of_experts(model),
     ]
-    rank = {id(module): order[name] for name, module in model.named_modules()}
+    rank = {id(module): index for index, module in enumerate(model.modules())}
     found.sort(key=lambda place: rank[id(place.module)])
     return [
         replace(place, site=replace(place.site, block=_block_of(place.site.name, names)))
@@ -146,7 +162,7 @@ def _of_embeddings(model: PreTrainedModel) -> Iterator[Place]:
 
 
 def _of_linear_layers(model: PreTrainedModel) -> Iterator[Place]:
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for name, layer in linear_layers(model):
         if not is_router(model, name):
             for site in _layer_sites(model, name, layer):
@@ -163,7 +179,7 @@ def _layer_sites(model: nn.Module, name: str, layer: Linear) -> Iterator[Site]:
         "output": (TOKENS, num_out),
     }
     for role, shape in shapes.items():
-        if role == "bias" and layer.bias is None:
+        if role == "bias" and getattr(layer, "bias", None) is None:
             continue
         yield Site(
             name=f"{name}.{role}",
@@ -250,5 +266,5 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _bits(parameter: nn.Parameter) -> int:
+def _bits(parameter: Tensor) -> int:
     return parameter.element_size() * 8

@@ -14,41 +14,21 @@ from mpq.modeling.sites import Place
 _OPERANDS = frozenset({"q", "k", "v", "probs"})
 
 
-def find_places(
-    model: PreTrainedModel, names: Iterable[str], places: Sequence[Place]
+def check_plan(
+    model: PreTrainedModel, formats: Mapping[str, Format], places: Sequence[Place]
 ) -> dict[str, Place]:
-    """The place of each named site, by the name that was given.
+    """The place of each site that a plan names, by the name that it uses.
 
     Raises:
-        PlanError: Lists every name that is no site of the model, each with the nearest ones.
+        PlanError: Lists every fault: a name that is no site; an activation whose scale is shared
+            by the whole tensor and read off the data, or whose block spans tokens; probabilities
+            without a zero; the k or v operand beside the output of the layer that computes it;
+            one tensor named twice.
     """
-    by_name = {name: place for place in places for name in (place.site.name, *place.site.aliases)}
-    faults = [_unknown(model, name, by_name) for name in names if name not in by_name]
-    if faults:
-        raise PlanError("\n".join(faults))
-    return {name: by_name[name] for name in names}
-
-
-def _unknown(model: PreTrainedModel, name: str, known: Mapping[str, Place]) -> str:
-    unreachable = probe(model).unreachable
-    if unreachable and name.rpartition(".")[2] in _OPERANDS:
-        return (
-            f"{name}: the attention of {type(model).__name__} cannot be reached ({unreachable}); "
-            "give formats to weights and inputs only"
-        )
-    nearest = get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"{name}: no site of {type(model).__name__}; nearest: {', '.join(nearest) or 'none'}"
-
-
-def check_plan(found: Mapping[str, Place], formats: Mapping[str, Format]) -> None:
-    """Nothing comes back; a plan that would give results that depend on later tokens is refused.
-
-    Raises:
-        PlanError: Lists every fault: an activation whose scale is shared by the whole tensor and
-            read off the data, or whose block spans tokens; probabilities without a zero; the k or
-            v operand beside the output of the layer that computes it; one tensor named twice.
-    """
+    known = _by_name(places)
+    found = {name: known[name] for name in formats if name in known}
     faults = [
+        *(_unknown(model, name, known) for name in formats if name not in known),
         *(
             f"{name}: {fault}"
             for name, place in found.items()
@@ -60,6 +40,46 @@ def check_plan(found: Mapping[str, Place], formats: Mapping[str, Format]) -> Non
     ]
     if faults:
         raise PlanError("\n".join(faults))
+    return found
+
+
+def find_activations(
+    model: PreTrainedModel, names: Iterable[str], places: Sequence[Place]
+) -> list[Place]:
+    """The place of each named activation site.
+
+    Raises:
+        PlanError: Lists every name that is no site, or the site of a stored tensor.
+    """
+    known = _by_name(places)
+    faults = []
+    found = []
+    for name in names:
+        place = known.get(name)
+        if place is None:
+            faults.append(_unknown(model, name, known))
+        elif place.site.is_stored:
+            faults.append(f"{name}: a stored tensor does not flow; only activations are tapped")
+        else:
+            found.append(place)
+    if faults:
+        raise PlanError("\n".join(faults))
+    return found
+
+
+def _by_name(places: Sequence[Place]) -> dict[str, Place]:
+    return {name: place for place in places for name in (place.site.name, *place.site.aliases)}
+
+
+def _unknown(model: PreTrainedModel, name: str, known: Mapping[str, Place]) -> str:
+    unreachable = probe(model).unreachable
+    if unreachable and name.rpartition(".")[2] in _OPERANDS:
+        return (
+            f"{name}: the attention of {type(model).__name__} cannot be reached ({unreachable}); "
+            "give formats to weights and inputs only"
+        )
+    nearest = get_close_matches(name, known, n=3, cutoff=0.0)
+    return f"{name}: no site of {type(model).__name__}; nearest: {', '.join(nearest)}"
 
 
 def _activation_faults(place: Place, fmt: Format) -> Iterable[str]:

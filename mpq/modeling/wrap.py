@@ -17,7 +17,7 @@ from mpq.modeling.experts import expert_input_through
 from mpq.modeling.linear import input_through, output_through
 from mpq.modeling.probe import probe
 from mpq.modeling.sites import Place, places, sites
-from mpq.modeling.validity import check_plan, find_places
+from mpq.modeling.validity import check_plan, find_activations
 from mpq.modeling.weights import Quantize, WeightCache, quantized, swapped
 from mpq.plans.plan import Plan
 from mpq.plans.rules import matches
@@ -63,8 +63,7 @@ def apply_plan(
             f"a plan is already applied to this {type(model).__name__}; leave its context first, "
             "or join the two plans with Plan.replace"
         )
-    found = find_places(model, plan.formats, places(model))
-    check_plan(found, plan.formats)
+    found = check_plan(model, plan.formats, places(model))
     stored = {name: place for name, place in found.items() if place.site.is_stored}
     flowing = {name: place for name, place in found.items() if not place.site.is_stored}
     values = _quantized_parameters(stored, plan.formats, cache or WeightCache(0))
@@ -104,15 +103,12 @@ def tap(
         PlanError: Lists every name that is no activation site of the model.
     """
     names = [site if isinstance(site, str) else site.name for site in sites]
-    found = find_places(model, names, places(model))
-    stored = [name for name, place in found.items() if place.site.is_stored]
-    if stored:
-        raise PlanError(f"only activations flow and can be tapped, not {', '.join(stored)}")
+    found = find_activations(model, names, places(model))
 
     def through(site: Site) -> Operate:
         return lambda x, _: transform(site, x)
 
-    operations = [(place, through(place.site)) for place in found.values()]
+    operations = [(place, through(place.site)) for place in found]
     with _activations_through(model, operations):
         yield
 
