@@ -172,7 +172,8 @@ def bit_limit(measure: str, bound: float, sites: Sequence[Site], tokens: int = 2
     """The largest whole number of bits of `counted(measure, sites)` that keeps a bound.
 
     The bound is an upper one for measures that are minimised and a lower one for those that are
-    maximised, and is taken as it is written in decimal, so that 4.1 bits times 10 values are 41.
+    maximised. A plan keeps the limit exactly when its `Cost`, a float, keeps the bound; so a
+    plan keeps its own cost as a budget, and 4.1 bits for each of 10 values are 41.
 
     Raises:
         BudgetError: The bound is not a positive finite number, or the sites hold nothing that
@@ -186,14 +187,19 @@ def bit_limit(measure: str, bound: float, sites: Sequence[Site], tokens: int = 2
             f"a budget needs something to count: no site that {measure} counts is among the "
             f"{len(sites)} sites"
         )
-    exact = Fraction(repr(float(bound)))
+    exact = Fraction(float(bound))
     if measure == "weight_bytes":
         return 8 * math.floor(exact)
     if measure == "memory_density":
-        return math.floor(REFERENCE_BITS * values / exact)
-    if measure == "kv_bytes":
-        return math.floor(exact * 8 * tokens)
-    return math.floor(exact * values)
+        limit = math.floor(REFERENCE_BITS * values / exact)
+    elif measure == "kv_bytes":
+        limit = math.floor(exact * 8 * tokens)
+    else:
+        limit = math.floor(exact * values)
+    # A measure is the nearest float of its quotient: one bit more may still round to the bound.
+    next_value = _value(measure, limit + 1, sites, tokens)
+    upper = COST_MEASURES[measure].direction == "minimize"
+    return limit + (next_value <= bound if upper else next_value >= bound)
 
 
 def _value(measure: str, bits: int, sites: Sequence[Site], tokens: int) -> float:
