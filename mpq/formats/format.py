@@ -151,7 +151,7 @@ def _lonely_misfit(element: Element) -> str:
         return "integers and tables need a scale"
     has_specials = isinstance(element, FloatElement) and element.specials != "none"
     if has_specials and element not in NAMED_FLOATS.values():
-            return f"only {', '.join(NAMED_FLOATS)} have codes for infinities or NaN"
+        return f"only {', '.join(NAMED_FLOATS)} have codes for infinities or NaN"
     return ""
 
 

@@ -1,0 +1,61 @@
+"""Floats as the integers of their bits: exponents and powers of two, exactly."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatBits:
+    """The IEEE 754 layout of an arithmetic dtype.
+
+    Attributes:
+        dtype: The float dtype.
+        integer: The integer dtype of the same size.
+        mantissa: Bits of the mantissa field.
+        bias: What is subtracted from the exponent field.
+        infinity: The bits of +inf; larger magnitudes are NaN.
+        magnitude: A mask of all but the sign.
+    """
+
+    dtype: torch.dtype
+    integer: torch.dtype
+    mantissa: int
+    bias: int
+    infinity: int
+    magnitude: int
+
+
+FLOAT32 = FloatBits(
+    dtype=torch.float32,
+    integer=torch.int32,
+    mantissa=23,
+    bias=127,
+    infinity=0xFF << 23,
+    magnitude=0x7FFFFFFF,
+)
+FLOAT64 = FloatBits(
+    dtype=torch.float64,
+    integer=torch.int64,
+    mantissa=52,
+    bias=1023,
+    infinity=0x7FF << 52,
+    magnitude=0x7FFFFFFFFFFFFFFF,
+)
+
+
+def bits_of(x: Tensor) -> FloatBits:
+    """The layout of a float32 or float64 tensor."""
+    return FLOAT64 if x.dtype == torch.float64 else FLOAT32
+
+
+def powers_of_two(exponents: Tensor, layout: FloatBits) -> Tensor:
+    """2^exponent of each, exactly; exponents must be those of normal numbers of the dtype."""
+    return ((exponents + layout.bias) << layout.mantissa).to(layout.integer).view(layout.dtype)
+
+
+def exponents_of(magnitudes: Tensor) -> Tensor:
+    """floor(log2) of each magnitude, as integers; -bias for zeros and subnormals."""
+    layout = bits_of(magnitudes)
+    return (magnitudes.view(layout.integer) >> layout.mantissa) - layout.bias

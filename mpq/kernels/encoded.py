@@ -1,0 +1,187 @@
+"""Tensors as the packed codes and scales that a checkpoint would store, and back."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpq.formats.format import Format
+from mpq.formats.packing import pack, unpack
+from mpq.formats.scale import FloatScale, NestedScale, SharedExponent, StaticScale
+from mpq.kernels.bits import FLOAT64, powers_of_two
+from mpq.kernels.codes import codes_of, values_of
+from mpq.kernels.eager import (
+    arithmetic_dtype,
+    bound_in,
+    quantize_alone,
+    round_blocks,
+    saturate,
+    scales_above,
+)
+from mpq.kernels.layout import Layout
+from mpq.kernels.scaling import (
+    BLOCK_SCALE,
+    Scales,
+    calibrated_unit,
+    choose_scales,
+    exponent_offset,
+    scale_above,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A tensor in a format, as stored.
+
+    Attributes:
+        format: The format.
+        axis: The axis along which its blocks lie.
+        shape: The tensor's shape.
+        dtype: The dtype in which the tensor was, and to which `decode` returns by default.
+        codes: One code for each value in row-major order, packed to the format's width, uint8.
+        scales: One for each block: shared exponents and e4m3 scales packed, uint8; float scales
+            in their own dtype; None where the format stores none.
+        zero_points: One for each block, packed to the element's width, uint8, or None.
+        tensor_scales: float32, above the block scales: one for the tensor, or for each row.
+    """
+
+    format: Format
+    axis: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    codes: Tensor
+    scales: Tensor | None = None
+    zero_points: Tensor | None = None
+    tensor_scales: Tensor | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of blocks, short ones included; 0 where the format has no blocks."""
+        return self.format.block.count(self.shape, self.axis) if self.format.block else 0
+
+    @property
+    def num_bits(self) -> int:
+        """Bits of everything that is stored, without the padding of packed bytes."""
+        total = math.prod(self.shape) * self.format.element.width
+        if self.scales is not None:
+            packed = self.num_blocks * self.format.block_bits
+            is_float = self.scales.is_floating_point()
+            total += self.scales.numel() * self.scales.itemsize * 8 if is_float else packed
+        if self.zero_points is not None:
+            total += self.num_blocks * self.format.element.width
+        if self.tensor_scales is not None:
+            total += self.tensor_scales.numel() * self.tensor_scales.itemsize * 8
+        return total
+
+
+def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
+    """The packed codes and scales of a finite tensor that is not empty."""
+    element = format.element
+    if format.block is None:
+        values = quantize_alone(x, format).double() * 2.0 ** _fraction(format)
+        return Encoded(
+            format=format,
+            axis=axis,
+            shape=tuple(x.shape),
+            dtype=x.dtype,
+            codes=_packed(codes_of(values, element), element.width),
+        )
+    layout = Layout.of(tuple(x.shape), axis, format.block)
+    blocks = layout.split(x).to(arithmetic_dtype(x.dtype))
+    above = scales_above(x, blocks, format, layout, axis)
+    scales = choose_scales(blocks, format, x.dtype, above)
+    codes = codes_of(round_blocks(blocks, element, scales), element, scales.zero_point)
+    return Encoded(
+        format=format,
+        axis=axis,
+        shape=tuple(x.shape),
+        dtype=x.dtype,
+        codes=_packed(layout.join(codes, tuple(x.shape)), element.width),
+        scales=_stored_scales(scales, format),
+        zero_points=(
+            None if scales.zero_point is None else _packed(scales.zero_point, element.width)
+        ),
+        tensor_scales=_stored_above(above, format, layout),
+    )
+
+
+def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
+    """The values of a tensor that is not empty, in the dtype."""
+    format, element = encoded.format, encoded.format.element
+    codes = _unpacked(encoded.codes, element.width, math.prod(encoded.shape))
+    arithmetic = arithmetic_dtype(encoded.dtype)
+    if format.block is None:
+        values = values_of(codes, element)
+        bound = bound_in(dtype, element, _fraction(format))
+        if bound:
+            values.clamp_(-bound, bound)
+        return values.mul_(2.0 ** -_fraction(format)).to(dtype).reshape(encoded.shape)
+    layout = Layout.of(encoded.shape, encoded.axis, format.block)
+    zero_point = None
+    if encoded.zero_points is not None:
+        zero_point = _unpacked(encoded.zero_points, element.width, encoded.num_blocks)[:, None]
+    unit = _stored_units(encoded, layout)
+    values = values_of(layout.split(codes.reshape(encoded.shape)), element, zero_point)
+    values = values.to(unit.dtype)
+    saturate(values, element, unit, dtype)
+    return layout.join(values.mul_(unit).to(arithmetic).to(dtype), encoded.shape)
+
+
+def _fraction(format: Format) -> int:
+    return format.scale.fraction if isinstance(format.scale, StaticScale) else 0
+
+
+def _stored_scales(scales: Scales, format: Format) -> Tensor | None:
+    match format.scale:
+        case SharedExponent(width=width) if scales.stored is not None:
+            return _packed(scales.stored, width)
+        case NestedScale() if scales.stored is not None:
+            return _packed(codes_of(scales.stored, BLOCK_SCALE), BLOCK_SCALE.width)
+    return None if scales.stored is None else scales.stored.flatten()
+
+
+def _stored_units(encoded: Encoded, layout: Layout) -> Tensor:
+    """The unit of each block, [blocks, 1] (or one for all), as `choose_scales` had it."""
+    element, scale = encoded.format.element, encoded.format.scale
+    dtype = arithmetic_dtype(encoded.dtype)
+    if isinstance(scale, FloatScale) and encoded.scales is None:
+        return calibrated_unit(element, scale, torch.empty(0, dtype=dtype))
+    if encoded.scales is None:
+        raise TypeError(f"{encoded.format} stores scales, and this has none")
+    if isinstance(scale, FloatScale):
+        return encoded.scales.to(dtype)[:, None]
+    stored = _unpacked(encoded.scales, encoded.format.block_bits, encoded.num_blocks)[:, None]
+    if isinstance(scale, SharedExponent):
+        above = exponent_offset(element, scale) - element.max_exponent - scale.bias
+        return powers_of_two(stored + above, FLOAT64)
+    return values_of(stored, BLOCK_SCALE).to(dtype) * _tensor_scales(encoded, layout, dtype)
+
+
+def _tensor_scales(encoded: Encoded, layout: Layout, dtype: torch.dtype) -> Tensor:
+    scale = encoded.format.scale
+    above = encoded.tensor_scales
+    if above is None and isinstance(scale, NestedScale):
+        above = scale_above(torch.zeros(1), scale)
+    if above is None:
+        raise TypeError(f"{encoded.format} stores a scale for the tensor, and this has none")
+    if above.numel() > 1:
+        above = above.repeat_interleave(layout.blocks_per_row)
+    return above.to(dtype)[:, None]
+
+
+def _stored_above(above: Tensor | None, format: Format, layout: Layout) -> Tensor | None:
+    scale = format.scale
+    if above is None or not isinstance(scale, NestedScale) or scale.absmax is not None:
+        return None
+    every = layout.blocks_per_row if scale.per_row else above.shape[0]
+    return above[::every].flatten().float()
+
+
+def _packed(codes: Tensor, width: int) -> Tensor:
+    return torch.from_numpy(pack(codes.long().cpu().numpy(), width)).to(codes.device)
+
+
+def _unpacked(packed: Tensor, width: int, count: int) -> Tensor:
+    codes = unpack(packed.cpu().numpy(), width, count)
+    return torch.from_numpy(codes.astype("int64")).to(packed.device)

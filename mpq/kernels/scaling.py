@@ -1,0 +1,241 @@
+"""Scales chosen for blocks: shared exponents, stored floats, zero points, nested scales."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mpq.formats.element import Element, FloatElement, LogElement
+from mpq.formats.format import NAMED_FLOATS, Format
+from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
+from mpq.kernels.bits import bits_of, powers_of_two
+from mpq.kernels.rounding import round_to_element
+
+BLOCK_SCALE = NAMED_FLOATS["fp8-e4m3"]
+SCALE_TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+LOWEST_SAFE = 2.0**-80
+HIGHEST_SAFE = 2.0**90
+"""Block maxima between which float32 holds every power of two that a shared exponent needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What the values of each block are multiplied with.
+
+    Attributes:
+        unit: The value of an element's 1 in each block, [blocks, 1], in the dtype in which the
+            block is computed; NaN for a block with a value that is not finite.
+        inverse: 1 / unit where that is exact (powers of two); None: divide.
+        stored: What is kept for each block, [blocks, 1]: codes of shared exponents, values of
+            e4m3 scales, float scales in their own dtype; None for a calibrated scale.
+        zero_point: Stored zero points as whole floats, [blocks, 1].
+        may_overflow: Whether a value could leave the range of the output's dtype.
+    """
+
+    unit: Tensor
+    inverse: Tensor | None = None
+    stored: Tensor | None = None
+    zero_point: Tensor | None = None
+    may_overflow: bool = True
+
+
+def choose_scales(
+    blocks: Tensor, format: Format, dtype: torch.dtype, above: Tensor | None = None
+) -> Scales:
+    """The scales of blocks.
+
+    Args:
+        blocks: [blocks, values], float32 or float64.
+        format: One with a scale that is stored for each block.
+        dtype: What the result will be cast to.
+        above: The scale above each block's, [blocks, 1], of a nested scale.
+    """
+    match format.scale:
+        case SharedExponent():
+            return _share_exponents(blocks, format.element, format.scale, dtype)
+        case FloatScale(zero_point=True):
+            return _asymmetric_scales(blocks, format.element, format.scale, dtype)
+        case FloatScale():
+            return _symmetric_scales(blocks, format.element, format.scale, dtype)
+        case NestedScale() if above is not None:
+            return _nested_scales(blocks, format.element, above, dtype)
+    raise TypeError(f"{format} has no scale that is chosen for each block")
+
+
+def largest_magnitudes(blocks: Tensor) -> Tensor:
+    """The largest magnitude in each block, [blocks, 1]; NaN or inf if one is there."""
+    layout = bits_of(blocks)
+    magnitudes = blocks.view(layout.integer) & layout.magnitude
+    # As integers: magnitudes have the same order, NaN above all, and the reduction is faster.
+    return magnitudes.amax(dim=1, keepdim=True).view(layout.dtype)
+
+
+def _share_exponents(
+    blocks: Tensor, element: Element, scale: SharedExponent, dtype: torch.dtype
+) -> Scales:
+    peaks = largest_magnitudes(blocks)
+    lowest, highest = _extent(peaks, element)
+    if blocks.dtype == torch.float32 and not LOWEST_SAFE <= lowest <= highest <= HIGHEST_SAFE:
+        # Powers of two beyond float32 would be needed: the same steps in float64 are exact.
+        blocks, peaks = blocks.double(), peaks.double()
+    exponents = _exponents(peaks, scale, rounds=isinstance(element, LogElement))
+    chosen = _powers(peaks, exponents, element, scale)
+    if scale.rule == "mse":
+        chosen = _least_error(blocks, peaks, exponents, element, scale)
+    if not highest < math.inf:
+        chosen.unit.masked_fill_(~peaks.isfinite(), math.nan)
+    may_overflow = not highest <= torch.finfo(dtype).max / 8
+    return replace(chosen, may_overflow=may_overflow)
+
+
+def _extent(peaks: Tensor, element: Element) -> tuple[float, float]:
+    """The smallest block maximum whose scale matters, and the largest; NaN if one is NaN."""
+    lowest, highest = (float(peak) for peak in torch.aminmax(peaks))
+    zeros_need_scale = isinstance(element, LogElement) and not element.zero
+    if lowest == 0.0 and not zeros_need_scale:
+        # Any scale gives a block of zeros its zeros.
+        lowest = float(torch.where(peaks == 0, math.inf, peaks).amin())
+        if highest == 0.0:
+            return 1.0, 1.0
+    return lowest, highest
+
+
+def _exponents(peaks: Tensor, scale: SharedExponent, *, rounds: bool) -> Tensor:
+    """The exponent of each block's largest magnitude under the rule, as integers."""
+    layout = bits_of(peaks)
+    bits = peaks.view(layout.integer)
+    if scale.rule == "ceil":
+        bits = bits + ((1 << layout.mantissa) - 1)
+    elif rounds:
+        # Past 1.5 * 2^k the carry makes it k + 1; at 1.5 * 2^k itself it stays k.
+        bits = bits + ((1 << layout.mantissa - 1) - 1)
+    return (bits >> layout.mantissa) - layout.bias
+
+
+def _powers(peaks: Tensor, exponents: Tensor, element: Element, scale: SharedExponent) -> Scales:
+    layout = bits_of(peaks)
+    offset = exponent_offset(element, scale)
+    stored = (exponents - offset).clamp_(scale.lowest, scale.highest)
+    units = stored + (offset - element.max_exponent)
+    if peaks.dtype == torch.float32:
+        # Only blocks of zeros lie beyond what float32 holds, and any scale gives their zeros.
+        units = units.clamp(min=-100)
+    return Scales(
+        unit=powers_of_two(units, layout),
+        inverse=powers_of_two(-units, layout),
+        stored=stored + scale.bias,
+    )
+
+
+def exponent_offset(element: Element, scale: SharedExponent) -> int:
+    """What the exponent of a block's largest magnitude lies above the stored one.
+
+    E8M0 stores the exponent of the scale itself (OCP MX v1.0 §6.3), where an MXINT8 value lies
+    between -2 and 2; the others store the exponent of the largest magnitude.
+    """
+    is_own = scale.microscaling and isinstance(element, FloatElement)
+    return element.max_exponent if is_own else 0
+
+
+def _least_error(
+    blocks: Tensor, peaks: Tensor, exponents: Tensor, element: Element, scale: SharedExponent
+) -> Scales:
+    """Of the floor's exponent, the next above and the next below, the least squared error.
+
+    The first of equals wins, so that a block which one of them holds exactly keeps the floor's.
+    """
+    best = _powers(peaks, exponents, element, scale)
+    least = _squared_errors(blocks, best, element)
+    unit, inverse, stored = best.unit, best.inverse, best.stored
+    for shift in (1, -1):
+        other = _powers(peaks, exponents + shift, element, scale)
+        error = _squared_errors(blocks, other, element)
+        wins = error < least
+        least = torch.where(wins, error, least)
+        unit = torch.where(wins, other.unit, unit)
+        inverse = torch.where(wins, other.inverse, inverse)
+        stored = torch.where(wins, other.stored, stored)
+    return Scales(unit=unit, inverse=inverse, stored=stored)
+
+
+def _squared_errors(blocks: Tensor, scales: Scales, element: Element) -> Tensor:
+    # In float64, where squares of float32 neither underflow nor round.
+    rounded = round_to_element(blocks * scales.inverse, element).double()
+    error = rounded.mul_(scales.unit.double()).sub_(blocks.double())
+    return error.square_().sum(dim=1, keepdim=True)
+
+
+def _float_scales(exact: Tensor, scale: FloatScale, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """float64 scales as stored (float32 rounded to the scale's dtype, saturating), and as used."""
+    stored_dtype = SCALE_TORCH_DTYPES[scale.dtype]
+    largest = torch.finfo(stored_dtype).max
+    stored = exact.to(torch.float32).clamp_(-largest, largest).to(stored_dtype)
+    return stored, stored.to(dtype).masked_fill_(~exact.isfinite(), math.nan)
+
+
+def _symmetric_scales(
+    blocks: Tensor, element: Element, scale: FloatScale, dtype: torch.dtype
+) -> Scales:
+    if scale.absmax is not None:
+        unit = calibrated_unit(element, scale, blocks)
+        return Scales(unit=unit, may_overflow=_may_overflow(unit, element, dtype))
+    exact = largest_magnitudes(blocks).double() / element.largest
+    stored, unit = _float_scales(exact, scale, blocks.dtype)
+    return Scales(unit=unit, stored=stored, may_overflow=_may_overflow(unit, element, dtype))
+
+
+def calibrated_unit(element: Element, scale: FloatScale, like: Tensor) -> Tensor:
+    """The unit that follows from a calibrated absmax, [1, 1], in the dtype of `like`."""
+    exact = torch.full((1, 1), scale.absmax or 0.0, dtype=torch.float64, device=like.device)
+    return _float_scales(exact / element.largest, scale, like.dtype)[1]
+
+
+def _may_overflow(unit: Tensor, element: Element, dtype: torch.dtype) -> bool:
+    return not float(unit.amax()) * element.largest <= torch.finfo(dtype).max
+
+
+def _asymmetric_scales(
+    blocks: Tensor, element: Element, scale: FloatScale, dtype: torch.dtype
+) -> Scales:
+    low, high = torch.aminmax(blocks, dim=1, keepdim=True)
+    low, high = low.clamp_(max=0.0), high.clamp_(min=0.0)
+    exact = (high.double() - low.double()) / element.largest
+    stored, unit = _float_scales(exact, scale, blocks.dtype)
+    zero_point = (-low / divisor(unit)).round_().clamp_(0.0, element.largest)
+    return Scales(
+        unit=unit,
+        stored=stored,
+        zero_point=zero_point,
+        may_overflow=_may_overflow(unit, element, dtype),
+    )
+
+
+def divisor(unit: Tensor) -> Tensor:
+    """The unit to divide by: 1 where the unit underflowed to 0, so that its block becomes 0."""
+    return unit.masked_fill(unit == 0, 1.0)
+
+
+def scale_above(peaks: Tensor, scale: NestedScale) -> Tensor:
+    """The float32 above the block scales, so that the largest block scale is e4m3's largest.
+
+    Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (2025), appendix on the NVFP4
+    quantization recipe: amax / (6 * 448).
+
+    Args:
+        peaks: The largest magnitudes to cover; those that are not finite are left out.
+        scale: Its absmax, where calibrated, stands in for the peaks.
+    """
+    exact = torch.where(peaks.isfinite(), peaks, 0.0).double()
+    if scale.absmax is not None:
+        exact = torch.full_like(exact, scale.absmax)
+    return (exact / (6.0 * BLOCK_SCALE.largest)).clamp_(max=torch.finfo(torch.float32).max).float()
+
+
+def _nested_scales(blocks: Tensor, element: Element, above: Tensor, dtype: torch.dtype) -> Scales:
+    peaks = largest_magnitudes(blocks)
+    wanted = peaks / element.largest / divisor(above)
+    inner = round_to_element(wanted, BLOCK_SCALE)
+    unit = (inner * above).masked_fill_(~peaks.isfinite(), math.nan)
+    return Scales(unit=unit, stored=inner, may_overflow=_may_overflow(unit, element, dtype))
