@@ -36,6 +36,15 @@ def blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def _stack(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    if model.config.is_encoder_decoder:
+        raise ModelError(
+            f"{type(model).__name__} has two stacks of blocks, and a decoder block needs the "
+            "whole encoder; it cannot be restarted at a block. Measure whole passes instead"
+        )
+    return blocks(model)
+
+
 def _outermost_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
@@ -62,30 +71,34 @@ def _takes_cache(model: PreTrainedModel) -> bool:
 def capture_block_inputs(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     """The hidden states [batch, tokens, hidden] that enter each block, in the order of blocks.
 
-    One forward pass without gradients; the model runs as it stands, inside a plan or not.
+    One forward pass without gradients; the model runs as it stands, inside a plan or not. A
+    block that is called several times (ALBERT) counts from its first call.
 
     Raises:
-        ModelError: The blocks are not called once each, in order, with hidden states.
+        ModelError: The blocks are not called in order, with hidden states, as one stack.
     """
+    found = _stack(model)
     captured: dict[int, Tensor] = {}
+    calls: list[int] = []
 
     def keep(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A copy: a block may add to its input in place.
-            captured[index] = _hidden_states(model, args, kwargs).detach().clone()
+            calls.append(index)
+            if index not in captured:
+                # A copy: a block may add to its input in place.
+                captured[index] = _hidden_states(model, args, kwargs).detach().clone()
 
         return hook
 
-    found = blocks(model)
     with ExitStack() as stack, torch.no_grad():
         for index, (_, block) in enumerate(found):
             handle = block.register_forward_pre_hook(keep(index), with_kwargs=True)
             stack.callback(handle.remove)
         run(model, batch)
-    if list(captured) != list(range(len(found))):
+    if calls != sorted(calls) or len(captured) < len(found):
         raise ModelError(
-            f"{type(model).__name__} must call its {len(found)} blocks once each, in order, to be "
-            f"restarted at one; it called {list(captured)}. Measure whole passes instead"
+            f"{type(model).__name__} must call its {len(found)} blocks in order to be restarted "
+            f"at one; it called {calls}. Measure whole passes instead"
         )
     return [captured[index] for index in range(len(found))]
 
@@ -102,24 +115,34 @@ def restart(model: PreTrainedModel, index: int, hidden: Tensor) -> Iterator[None
         hidden: [batch, tokens, hidden], from `capture_block_inputs(model, batch)[index]`.
 
     Raises:
-        ModelError: The model has no block of that number.
+        ModelError: The model has no block of that number, or not one stack of blocks.
     """
-    found = blocks(model)
+    found = _stack(model)
     if not 0 <= index < len(found):
         raise ModelError(
             f"{type(model).__name__} has blocks 0 to {len(found) - 1}; there is no block {index}"
         )
     num_outputs = probe(model).num_outputs
     first = found[index][1]
+    handed_over = False
+
+    def begin(*_: Any) -> None:
+        nonlocal handed_over
+        handed_over = False
 
     def hand_over(
         _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        nonlocal handed_over
+        if handed_over:
+            return None
+        handed_over = True
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}
 
     with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(begin).remove)
         handle = first.register_forward_pre_hook(hand_over, with_kwargs=True, prepend=True)
         stack.callback(handle.remove)
         for name, block in found[:index]:

@@ -1,8 +1,8 @@
 """Fused experts of mixture models: 3-D parameters that every expert has a slice of.
 
-transformers dispatches experts by name (`ExpertsInterface`); the modules it serves say how their
-weights lie (`is_transposed`, `has_gate`), and only those are taken for experts here. In files
-every expert has a name of its own: `model.layers.0.mlp.experts.3.gate_up_proj.weight`.
+In files every expert has a name of its own: `model.layers.0.mlp.experts.3.gate_up_proj.weight`.
+Most models dispatch their experts by name (`ExpertsInterface`), which is how the inputs of both
+matmuls are reached; of the others (Llama 4) only the weights are sites.
 
 The inputs are one site for all experts of a block: a token's hidden states enter each of its
 `top_k` experts unchanged, so there is one tensor to store; the tensor between the two matmuls
@@ -29,13 +29,30 @@ _GROUPED, _BATCHED = "grouped_mm", "batched_mm"
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module of fused experts with its name, in model order."""
     for name, module in model.named_modules():
-        if hasattr(module, "has_gate") and hasattr(module, "is_transposed"):
+        stored = dict(module.named_parameters(recurse=False))
+        first = stored.get("gate_up_proj", stored.get("up_proj"))
+        second = stored.get("down_proj")
+        if first is not None and second is not None and first.ndim == second.ndim == 3:
             yield name, module
 
 
 def projections(experts: nn.Module) -> tuple[str, str]:
     """The names of the two 3-D parameters [experts, …], in the order of use."""
-    return ("gate_up_proj" if experts.has_gate else "up_proj", "down_proj")
+    return ("gate_up_proj" if hasattr(experts, "gate_up_proj") else "up_proj", "down_proj")
+
+
+def is_dispatched(experts: nn.Module) -> bool:
+    """True where transformers chooses the implementation, so that inputs can be reached."""
+    return hasattr(experts, "has_gate")
+
+
+def is_transposed(experts: nn.Module) -> bool:
+    """True where an expert's matrix lies [in, out] instead of [out, in]."""
+    if is_dispatched(experts):
+        return bool(experts.is_transposed)
+    first, second = projections(experts)
+    # The second matmul's output has the size of the first one's input, the hidden size.
+    return bool(getattr(experts, first).shape[1] == getattr(experts, second).shape[2])
 
 
 def top_k(model: nn.Module, name: str) -> int:

@@ -15,10 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import mpq
 from mpq.errors import ModelError
 
-SHIPPED_MODELS = {"mpq/tiny-llama": Path(mpq.__file__).parent / "assets" / "tiny_llama"}
+SHIPPED_MODELS = {"mpq/tiny-llama": Path(__file__).parents[1] / "assets" / "tiny_llama"}
 """Models that lie inside the package, by id; loading one touches no network."""
 
 TASKS: dict[str, Any] = {

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mpq.modeling.blockwise import blocks
-from mpq.modeling.experts import expert_layers, is_router, projections, top_k
+from mpq.modeling.experts import (
+    expert_layers,
+    is_dispatched,
+    is_router,
+    is_transposed,
+    projections,
+    top_k,
+)
 from mpq.modeling.linear import Linear, features, fusion_group, linear_layers, weight_axis
 from mpq.modeling.probe import AttentionShape, probe
 from mpq.plans.site import TOKENS, Role, Site
@@ -224,9 +231,11 @@ def _of_experts(model: PreTrainedModel) -> Iterator[Place]:
         first, second = projections(experts)
         for projection in (first, second):
             yield from _expert_weights(name, experts, projection)
+        if not is_dispatched(experts):
+            continue
         for projection, copies in ((first, ()), (second, (top_k(model, name),))):
             weight = getattr(experts, projection)
-            num_in = weight.shape[1] if experts.is_transposed else weight.shape[2]
+            num_in = weight.shape[1] if is_transposed(experts) else weight.shape[2]
             site = Site(
                 name=f"{name}.{projection}.input",
                 role="input",
@@ -255,7 +264,7 @@ def _expert_weights(name: str, experts: nn.Module, projection: str) -> Iterator[
                 kind=projection,
                 block=-1,
                 shape=tuple(parameter.shape[1:]),
-                axis=0 if role == "weight" and experts.is_transposed else -1,
+                axis=0 if role == "weight" and is_transposed(experts) else -1,
                 group=f"{name}.{role}",
                 stored_bits=_bits(parameter),
             )

@@ -49,7 +49,7 @@ class WeightCache:
         self,
         parameter: nn.Parameter,
         part: int | None,
-        format: str,  # noqa: A002 - the design's word
+        format: str,
         make: Callable[[], Tensor],
     ) -> Tensor:
         """The values kept for this part of a parameter in this format; made where there are none.

@@ -115,7 +115,7 @@ def tap(
 
 def uniform_plan(
     model: PreTrainedModel,
-    format: str | Format,  # noqa: A002 - the design's word
+    format: str | Format,
     *,
     roles: Iterable[Role] = EVERY_ROLE,
     match: str = "*",
