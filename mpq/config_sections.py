@@ -23,7 +23,9 @@ Extra = Literal["lm_head", "embeddings", "bias", "output"]
 DAMAGE_NAMES: tuple[str, ...] = get_args(DamageName)
 COST_NAMES: tuple[str, ...] = get_args(CostName)
 
-_USER_OBJECTIVE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_USER_OBJECTIVE = re.compile(
+    r"((min|max)imize:)?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII
+)
 
 
 def _canonical(text: str) -> str:
@@ -44,7 +46,10 @@ def _objective(name: str) -> str:
     known = (*DAMAGE_NAMES, *COST_NAMES)
     if name in known or _USER_OBJECTIVE.fullmatch(name):
         return name
-    raise ValueError(f"expected one of {', '.join(known)}, or your own as 'module:function'")
+    raise ValueError(
+        f"expected one of {', '.join(known)}, or your own as 'module:function' or "
+        "'maximize:module:function'"
+    )
 
 
 def _url(text: str) -> str:
@@ -170,7 +175,8 @@ class SearchSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of every random draw; the same seed gives the same trials."""
     objectives: Objectives = ("kl", "weight_bits")
-    """What is optimised: names of measures, or your own as module:function."""
+    """What is optimised: names of measures, or your own as module:function (minimised) or
+    maximize:module:function."""
     pruner: Pruner = "none"
     """Stops hopeless trials early; one objective only."""
     timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

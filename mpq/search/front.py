@@ -107,7 +107,11 @@ def best_record(
 
 def trial_row(record: TrialRecord, objectives: Sequence[Objective]) -> dict[str, Any]:
     """One row of trials.csv: text, numbers and 0/1."""
-    named = dict(zip((o.name for o in objectives), record.values, strict=True))
+    # What was never measured stays empty: a stand-in is for samplers, not for readers.
+    named = {
+        objective.name: value if record.is_evaluated or objective.source == "cost" else ""
+        for objective, value in zip(objectives, record.values, strict=True)
+    }
     return {
         "number": record.number,
         "state": record.state,

@@ -7,13 +7,14 @@ the profile itself, `shrink = 1` makes all sites of a class alike, whose optimum
 uniform plan is that uniform plan.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mpq.plans.allocate import allocate
-from mpq.search.space import Choices, FloatArray, IntArray, Space, uniform_choices
+from mpq.search.space import Choices, FloatArray, IntArray, Space
 
 RUNGS_PER_GAP = 4
 """Budgets that a trial may aim at between the costs of two neighbouring uniform plans."""
@@ -70,11 +71,11 @@ def ladder(space: Space, resource: str, limit: int | None = None) -> IntArray:
     """
     table = space.costs[resource]
     fixed = space.fixed_costs[resource]
-    costs = {space.bits(resource, choices) for choices in uniform_choices(space).values()}
+    costs = {space.bits(resource, choices) for choices in space.uniform.values()}
     ends = sorted(costs | {int(table.min(axis=1).sum()) + fixed})
     steps = [
         low + (high - low) * step // RUNGS_PER_GAP
-        for low, high in zip(ends, ends[1:], strict=False)
+        for low, high in itertools.pairwise(ends)
         for step in range(RUNGS_PER_GAP)
     ]
     rungs = np.array([*steps, ends[-1]], dtype=np.int64)
@@ -108,7 +109,8 @@ def decode(
         rungs = ladder(space, resource, limits.get(resource))
         # Half a bit makes up for the rounding of the division by the number of values.
         target = params[_BITS_KNOBS[resource]] * space.values[resource] + 0.5
-        bounds[resource] = int(rungs[max(0, np.searchsorted(rungs, target, side="right") - 1)])
+        rung = max(0, int(np.searchsorted(rungs, target, side="right")) - 1)
+        bounds[resource] = int(rungs[rung])
     return optimum(space, reweighted(space, params), bounds)
 
 

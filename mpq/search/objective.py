@@ -29,12 +29,15 @@ class Evaluate(Protocol):
     Attributes:
         num_windows: Windows of tokens (or examples) that there are.
         batch_size: Windows that are measured at once; ranges of whole batches waste nothing.
-        forward_seconds: Seconds spent in the model and the measures so far.
     """
 
     num_windows: int
     batch_size: int
-    forward_seconds: float
+
+    @property
+    def forward_seconds(self) -> float:
+        """Seconds spent in the model and the measures so far."""
+        ...
 
     def __call__(
         self, plan: Plan, first: int = 0, last: int | None = None
@@ -48,7 +51,7 @@ class Objective:
     """One number that a study makes small or large.
 
     Attributes:
-        name: The measure, or `module:function`.
+        name: The measure, or `module:function`, with `maximize:` before it where more is better.
         direction: Which way is better.
         unit: For tables; may be empty.
         source: "cost" comes from shapes alone, "windows" from the evaluation of each window,
@@ -61,6 +64,11 @@ class Objective:
     unit: str = ""
     source: Literal["cost", "windows", "function"]
     measured: str = ""
+
+    @property
+    def function(self) -> str:
+        """`module:function` without the prefix that says which way is better."""
+        return self.name.removeprefix("maximize:").removeprefix("minimize:")
 
     @property
     def resource(self) -> str:
@@ -81,19 +89,16 @@ class Objective:
         return value < other if self.direction == "minimize" else value > other
 
 
-def make_objectives(
-    names: Sequence[str], directions: Mapping[str, Direction] | None = None
-) -> tuple[Objective, ...]:
+def make_objectives(names: Sequence[str]) -> tuple[Objective, ...]:
     """The objectives behind names of measures and `module:function`s.
 
     Args:
-        names: In the order of the study.
-        directions: For functions of the user's: which way is better; "minimize" if not named.
+        names: In the order of the study. A function of the user's is minimised unless its name
+            starts with `maximize:`.
 
     Raises:
         ConfigError: A name is no measure and no `module:function`, comes twice, or none is given.
     """
-    directions = directions or {}
     found, faults = [], []
     for name in names:
         if name in COST_MEASURES:
@@ -109,7 +114,7 @@ def make_objectives(
                 )
             )
         elif ":" in name:
-            direction = directions.get(name, "minimize")
+            direction = "maximize" if name.startswith("maximize:") else "minimize"
             found.append(Objective(name=name, direction=direction, source="function"))
         else:
             faults.append(name)

@@ -3,14 +3,18 @@
 The windows that the search looked at are never those that a table quotes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpq.search.objective import Objective
-from mpq.search.space import Choices, FloatArray
+from mpq.search.front import TrialRecord, pareto_front
+from mpq.search.guided import optimum
+from mpq.search.objective import Evaluate, Objective, make_objectives, quality_objective
+from mpq.search.refine import AT_BUDGET, lineages
+from mpq.search.seeds import bits_of, tightest, uniform_within
+from mpq.search.space import Choices, FloatArray, Space
 
 RESAMPLES = 2000
 
@@ -131,3 +135,119 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
         return list(items)
     picks = np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))
     return [items[int(pick)] for pick in picks]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What held-out windows say of a search.
+
+    Attributes:
+        measure: What was measured in each window.
+        num_windows: Held-out windows.
+        contenders: Every plan that was judged, with its interval.
+        comparisons: One for each uniform plan with plans at its cost, narrowest first.
+    """
+
+    measure: str
+    num_windows: int
+    contenders: tuple[tuple[Contender, Interval], ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def prove(  # noqa: PLR0913 (what was found, how to judge it, and who is told)
+    space: Space,
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    evaluate: Evaluate,
+    *,
+    compared: Sequence[str],
+    limits: Mapping[str, int],
+    plans: int,
+    confidence: float,
+    seed: int,
+    on_plan: Callable[[int, int], None],
+) -> Proof:
+    """The front's plans and all baselines, judged on held-out windows.
+
+    Args:
+        space: What was searched.
+        records: Finished trials.
+        objectives: Of the study, one of them measured in windows.
+        evaluate: Measures a plan on the held-out windows.
+        compared: Resources in which a plan must not cost more than what it is compared with.
+        limits: Resource -> the most bits that the budgets allow.
+        plans: How many plans of the front are judged, beside baselines and what beats them.
+        confidence: Of the intervals.
+        seed: Of the bootstrap.
+        on_plan: Told (plans judged, plans to judge).
+    """
+    quality = quality_objective(objectives)
+    if quality is None or quality.source != "windows":
+        quality = make_objectives(["kl"])[0]
+    trials = {record.choices: record.number for record in reversed(records)}
+    trios = _trios(space, records, objectives, compared=compared, limits=limits)
+    contenders: dict[Choices, Contender] = {}
+    for trio in trios.values():
+        for role, choices in trio.items():
+            number = trials.get(choices)
+            contenders.setdefault(choices, Contender(role=role, choices=choices, trial=number))
+    for record in spread(pareto_front(records, objectives), plans):
+        contender = Contender(role="front", choices=record.choices, trial=record.number)
+        contenders.setdefault(record.choices, contender)
+    windows: dict[Choices, FloatArray] = {}
+    for choices in contenders:
+        windows[choices] = evaluate(space.plan(choices))[quality.measured]
+        on_plan(len(windows), len(contenders))
+    return Proof(
+        measure=quality.measured,
+        num_windows=evaluate.num_windows,
+        contenders=tuple(
+            (
+                contender,
+                bootstrap_mean(windows[contender.choices], confidence=confidence, seed=seed),
+            )
+            for contender in contenders.values()
+        ),
+        comparisons=tuple(
+            compare(anchor, trio, windows, quality=quality, confidence=confidence, seed=seed)
+            for anchor, trio in trios.items()
+        ),
+    )
+
+
+def _trios(
+    space: Space,
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    *,
+    compared: Sequence[str],
+    limits: Mapping[str, int],
+) -> dict[str, dict[str, Choices]]:
+    """Uniform plan -> that plan, the optimum at its cost, and the best that was found there."""
+    quality = quality_objective(objectives)
+    if quality is None:
+        return {}
+    found = {
+        lineage.anchor: lineage.best.choices
+        for lineage in lineages(
+            space, records, objectives, quality=quality, compared=compared, limits=limits
+        )
+    }
+    uniform = uniform_within(space, limits)
+    if AT_BUDGET in found:
+        # Budgets alone bound the search: its rival is the widest uniform plan that keeps them.
+        allocation = optimum(space, space.damage, limits)
+        widest = [*uniform.values(), allocation][max(0, len(uniform) - 1)]
+        trio = {"uniform": widest, "allocation": allocation, "found": found[AT_BUDGET]}
+        return {[*uniform, AT_BUDGET][max(0, len(uniform) - 1)]: trio}
+    trios = {}
+    for anchor, choices in uniform.items():
+        if anchor in found:
+            bounds = tightest(bits_of(space, choices, compared), limits)
+            allocation = optimum(space, space.damage, bounds)
+            trios[anchor] = {
+                "uniform": choices,
+                "allocation": allocation,
+                "found": found[anchor],
+            }
+    return trios

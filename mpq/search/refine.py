@@ -7,11 +7,13 @@ ranked by them. All of it is a function of the finished trials, so a resumed sea
 if it had never stopped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mpq.search.exchange import exchanges
 from mpq.search.front import TrialRecord, best_record, losses
 from mpq.search.guided import optimum
 from mpq.search.objective import Objective
@@ -21,9 +23,11 @@ from mpq.search.space import Choices, FloatArray, Space
 SIGNIFICANCE = 0.05
 """Largest one-sided p-value of the paired test with which a child replaces its parent."""
 
+AT_BUDGET = "budget"
+"""Anchor of the lineage that only budgets bound."""
+
 _PRIOR = 0.1
 _NEARBY = 0.7
-_MAX_DOWNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +61,14 @@ def lineages(
     With budgets and no cost among the objectives there is one lineage, at the budgets.
     """
     if limits and all(objective.source != "cost" for objective in objectives):
-        bounds = {"budget": dict(limits)}
+        bounds = {AT_BUDGET: dict(limits)}
     else:
         uniform = uniform_within(space, limits)
         bounds = {
             name: {**limits, **bits_of(space, choices, compared)}
             for name, choices in uniform.items()
         }
-    found: dict[Choices, Lineage] = {}
+    found = []
     for anchor, bound in bounds.items():
         inside = [record for record in records if within(space, record.choices, bound)]
         children = [record for record in inside if record.source == "refine"]
@@ -76,9 +80,8 @@ def lineages(
         for child in sorted(own, key=lambda record: record.number):
             if is_better(child, best, quality, objectives):
                 best = child
-        lineage = Lineage(anchor=anchor, limits=bound, best=best, children=len(own))
-        found.setdefault(best.choices, lineage)
-    return list(found.values())
+        found.append(Lineage(anchor=anchor, limits=bound, best=best, children=len(own)))
+    return found
 
 
 def is_better(
@@ -122,36 +125,20 @@ def propose(
     is the additive optimum under the corrected damages, the others are exchanges.
     """
     tried = {record.choices for record in records}
-    standing = lineages(
-        space, records, objectives, quality=quality, compared=compared, limits=limits
-    )
-    for lineage in sorted(standing, key=lambda lineage: lineage.children):
+    standing = {
+        lineage.best.choices: lineage
+        for lineage in reversed(
+            lineages(space, records, objectives, quality=quality, compared=compared, limits=limits)
+        )
+    }
+    for lineage in sorted(standing.values(), key=lambda one: (one.children, one.best.number)):
         damage = corrected_damage(space, records, lineage.best, quality, objectives)
-        proposals = [optimum(space, damage, lineage.limits)]
-        for choices in (*proposals, *exchanges(space, damage, lineage.best.choices, lineage)):
+        first = optimum(space, damage, lineage.limits)
+        nearby = exchanges(space, damage, lineage.best.choices, lineage.limits)
+        for choices in itertools.chain([first], nearby):
             if choices not in tried:
                 return lineage, choices
     return None
-
-
-def exchanges(
-    space: Space, damage: FloatArray, start: Choices, lineage: Lineage
-) -> Iterator[Choices]:
-    """Plans one exchange away, least predicted damage first.
-
-    One group goes up by one candidate; as many others as its bits ask for, at most three, go down
-    by one, those that lose least a bit first; bits left over go to who gains most a bit.
-    """
-    rated: dict[Choices, float] = {}
-    for up in range(len(start)):
-        raised = _moved(space, start, up, 1)
-        if raised is None:
-            continue
-        for first_down in (None, *range(len(start))):
-            plan = _paid_for(space, damage, raised, lineage.limits, up, first_down)
-            if plan is not None:
-                rated.setdefault(plan, _total(damage, plan))
-    yield from sorted(rated, key=lambda plan: (rated[plan], plan))
 
 
 def corrected_damage(
@@ -185,70 +172,3 @@ def corrected_damage(
     gram = features.T @ features + _PRIOR * np.eye(len(space.groups)) * np.mean(features**2)
     factors = 1 + np.linalg.solve(gram + 1e-12 * np.eye(len(gram)), features.T @ residual)
     return np.asarray(space.damage * np.clip(factors, 0.25, 4.0)[:, None], dtype=np.float64)
-
-
-def _moved(space: Space, choices: Choices, group: int, step: int) -> Choices | None:
-    choice = choices[group] + step
-    if not 0 <= choice < space.num_choices[group] or not np.isfinite(space.damage[group, choice]):
-        return None
-    return (*choices[:group], choice, *choices[group + 1 :])
-
-
-def _paid_for(
-    space: Space,
-    damage: FloatArray,
-    raised: Choices,
-    limits: Mapping[str, int],
-    up: int,
-    first_down: int | None,
-) -> Choices | None:
-    """The plan after enough groups went down to pay for the one that went up, then filled."""
-    plan = raised
-    touched = {up}
-    if first_down is not None:
-        lowered = None if first_down == up else _moved(space, raised, first_down, -1)
-        if lowered is None:
-            return None
-        plan, touched = lowered, {up, first_down}
-    while not within(space, plan, limits):
-        step = None
-        if 1 < len(touched) <= _MAX_DOWNS:
-            step = _best_step(space, damage, plan, touched, -1, None)
-        if step is None:
-            return None
-        plan, touched = step[0], touched | {step[1]}
-    while (step := _best_step(space, damage, plan, touched, 1, limits)) is not None:
-        plan, touched = step[0], touched | {step[1]}
-    return plan
-
-
-def _best_step(
-    space: Space,
-    damage: FloatArray,
-    plan: Choices,
-    touched: set[int],
-    step: int,
-    limits: Mapping[str, int] | None,
-) -> tuple[Choices, int] | None:
-    """The untouched group whose step costs least (gains most) damage a bit, after its step."""
-    best: tuple[float, int, Choices] | None = None
-    for group in range(len(plan)):
-        moved = None if group in touched else _moved(space, plan, group, step)
-        if moved is None or (limits is not None and not within(space, moved, limits)):
-            continue
-        bits = sum(
-            abs(int(t[group, moved[group]] - t[group, plan[group]])) for t in _tables(space)
-        )
-        change = float(damage[group, moved[group]] - damage[group, plan[group]])
-        rate = (change / max(bits, 1), group, moved)
-        if best is None or rate < best:
-            best = rate
-    return None if best is None else (best[2], best[1])
-
-
-def _tables(space: Space) -> list[np.ndarray]:
-    return [space.costs["weight_bits"], space.costs["activation_bits"]]
-
-
-def _total(damage: FloatArray, choices: Choices) -> float:
-    return float(damage[np.arange(len(choices)), list(choices)].sum())

@@ -148,8 +148,9 @@ def make_pruner(
         return optuna.pruners.NopPruner()
     if len(objectives) > 1 or objectives[0].source != "windows":
         raise ConfigError(
-            f"search.pruner = {name!r} needs exactly one objective, measured window by window (kl, "
-            f"loss, perplexity, accuracy); got {[o.name for o in objectives]}; use pruner = 'none'"
+            f"search.pruner = {name!r} needs exactly one objective, measured window by window "
+            f"(kl, loss, perplexity, accuracy); got {[o.name for o in objectives]}; "
+            'use search.pruner = "none"'
         )
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=1)

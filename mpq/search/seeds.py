@@ -3,12 +3,13 @@
 They are the baselines that a search has to beat, and what its samplers start from.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mpq.search.guided import Knob, neutral_params, optimum
-from mpq.search.space import Choices, Space, uniform_choices
+from mpq.search.space import Choices, Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ def compared_resources(
 
 def uniform_within(space: Space, limits: Mapping[str, int]) -> dict[str, Choices]:
     """The uniform plans that keep the budgets, by their format, narrowest first."""
-    uniform = uniform_choices(space)
+    uniform = space.uniform
     return {name: choices for name, choices in uniform.items() if within(space, choices, limits)}
 
 
@@ -85,34 +86,33 @@ def seeds(
     """
     found: dict[Choices, Seed] = {}
 
-    def add(
-        source: Literal["uniform", "allocation"], choices: Choices, shrink: float, anchor: str = ""
-    ) -> None:
-        bits = bits_of(space, choices, compared)
-        params = neutral_params(space, settings, bits)
+    def add(source: Literal["uniform", "allocation"], choices: Choices, anchor: str = "") -> None:
+        params = neutral_params(space, settings, bits_of(space, choices, compared))
         if "shrink" in params:
-            params["shrink"] = shrink
+            params["shrink"] = 1.0 if source == "uniform" else 0.0
         seed = Seed(source=source, choices=choices, params=params, anchor=anchor)
-        found.setdefault(choices, seed)
+        # An optimum that is a uniform plan goes by the uniform plan's name.
+        if source == "uniform" or choices not in found:
+            found[choices] = seed
 
-    named = uniform_within(space, limits)
-    uniform = list(named.values())
+    uniform = uniform_within(space, limits)
     if limits:
-        add("allocation", optimum(space, space.damage, limits), 0.0)
-    for anchor, choices in named.items():
-        add("uniform", choices, 1.0, anchor)
-        bounds = _tightest(bits_of(space, choices, compared), limits)
-        add("allocation", optimum(space, space.damage, bounds), 0.0, anchor)
+        add("allocation", optimum(space, space.damage, limits))
+    for anchor, choices in uniform.items():
+        add("uniform", choices, anchor)
+        bounds = tightest(bits_of(space, choices, compared), limits)
+        add("allocation", optimum(space, space.damage, bounds), anchor)
     baselines = list(found.values())[:trials]
-    for low, high in zip(uniform, uniform[1:], strict=False):
+    for low, high in itertools.pairwise(uniform.values()):
         ends = bits_of(space, low, compared), bits_of(space, high, compared)
         middle = {name: (ends[0][name] + ends[1][name]) // 2 for name in compared}
-        add("allocation", optimum(space, space.damage, _tightest(middle, limits)), 0.0)
+        add("allocation", optimum(space, space.damage, tightest(middle, limits)))
     halfway = list(found.values())[len(baselines) :]
     return baselines + halfway[: max(0, trials // 2 - len(baselines))]
 
 
-def _tightest(bounds: Mapping[str, int], limits: Mapping[str, int]) -> dict[str, int]:
+def tightest(bounds: Mapping[str, int], limits: Mapping[str, int]) -> dict[str, int]:
+    """Resource -> the lower of the two bounds, where both have one."""
     return {
         name: min(table[name] for table in (bounds, limits) if name in table)
         for name in {**bounds, **limits}

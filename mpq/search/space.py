@@ -96,6 +96,11 @@ class Space:
         return math.prod(len(group.candidates) for group in self.groups)
 
     @cached_property
+    def uniform(self) -> dict[str, Choices]:
+        """The uniform plans by format; see `uniform_choices`."""
+        return uniform_choices(self)
+
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of groups, candidates and fixed sites: what a stored study was made for."""
         parts = [f"{g.name}|{','.join(g.sites)}|{_texts(g.candidates)}" for g in self.groups]
@@ -129,7 +134,7 @@ class Space:
         return Plan(formats=formats, model=self.model, fingerprint=self.fingerprint)
 
 
-def build_space(
+def build_space(  # noqa: PLR0913 (the last two only label the plans)
     sites: Sequence[Site],
     candidates: Mapping[str, Sequence[Format]],
     *,
@@ -258,8 +263,7 @@ def _searched(
 
 
 def _group_key(site: Site, tie: str) -> str:
-    # A fused group ties tensors of one role: weights with weights, inputs with inputs.
-    return f"{site.group}.{site.role}" if tie == "fused" and site.group != site.name else site.name
+    return site.group if tie == "fused" else site.name
 
 
 def _groups(

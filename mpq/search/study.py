@@ -4,10 +4,11 @@ Everything that a search knows lies in the study's storage, so the same command 
 started several times it makes several workers.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class Search:
         num_run: How many trials this process ran.
     """
 
-    def __init__(  # noqa: PLR0913 (each is a different thing from outside)
+    def __init__(
         self,
         space: Space,
         objectives: Sequence[Objective],
@@ -165,7 +166,7 @@ class Search:
         """Every finished trial of the study, whoever ran it, by number."""
         for trial in self.study.get_trials(deepcopy=False, states=_FINISHED):
             if trial.number not in self._cache and _RESULT in trial.user_attrs:
-                self._cache[trial.number] = _record(trial, self.objectives)
+                self._cache[trial.number] = _record(trial)
         return [self._cache[number] for number in sorted(self._cache)]
 
     def run(self, on_trial: Callable[[TrialRecord], None] | None = None) -> None:
@@ -191,14 +192,18 @@ class Search:
             except BaseException:
                 self._release()
                 raise
-            self.loop_seconds += time.perf_counter() - self._started
-            self.forward_seconds += self._evaluate.forward_seconds - before
-            finished = {record.number: record for record in self.records()}
-            if self._current in finished:
+            self._count(before, on_trial)
+            reclaim(self.study, self._num_params)
+
+    def _count(self, before: float, on_trial: Callable[[TrialRecord], None] | None) -> None:
+        """Adds up the times of the trial that ended just now, and tells who wants to know."""
+        self.loop_seconds += time.perf_counter() - self._started
+        self.forward_seconds += self._evaluate.forward_seconds - before
+        for record in self.records():
+            if record.number == self._current:
                 self.num_run += 1
                 if on_trial is not None:
-                    on_trial(finished[self._current])
-            reclaim(self.study, self._num_params)
+                    on_trial(record)
 
     @property
     def _num_params(self) -> int:
@@ -215,7 +220,11 @@ class Search:
     def _queue(self, choices: Choices, params: Mapping[str, Any], more: dict[str, Any]) -> None:
         self.study.enqueue_trial(
             self._params_of(choices, params),
-            user_attrs={QUEUED: {**more, "choices": list(choices)}},
+            user_attrs={
+                QUEUED: {**more, "choices": list(choices)},
+                # A plain attribute too, which dashboards show.
+                "source": more["source"],
+            },
         )
 
     def _params_of(self, choices: Choices, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,7 +381,7 @@ class Search:
         num_batches = -(-self._evaluate.num_windows // batch)
         ends = np.unique(np.linspace(0, num_batches, min(RUNGS, num_batches) + 1).round())
         edges = [min(int(end) * batch, self._evaluate.num_windows) for end in ends]
-        return list(zip(edges, edges[1:], strict=False))
+        return list(itertools.pairwise(edges))
 
     def _stand_in(
         self, choices: Choices, cost: Cost, records: Sequence[TrialRecord]
@@ -437,7 +446,7 @@ def _source(trial: FrozenTrial) -> Source:
     return trial.user_attrs.get(QUEUED, {}).get("source", "sampler")  # type: ignore[no-any-return]
 
 
-def _record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecord:
+def _record(trial: FrozenTrial) -> TrialRecord:
     result = trial.user_attrs[_RESULT]
     windows = result.get("windows")
     return TrialRecord(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -75,15 +76,16 @@ def open_study(
             f"{', '.join(differing) or 'directions'} differ; name another directory with --out "
             "or another search.storage"
         )
-    for key, value in made_for.items():
-        if key not in known:
+    if any(key not in known for key in made_for):
+        study.set_metric_names([objective.name for objective in objectives])
+        for key, value in made_for.items():
             study.set_user_attr(key, value)
     return study
 
 
 def _storage(url: str) -> Any:
     if url.startswith("journal://"):
-        backend = optuna.storages.journal.JournalFileBackend(url.removeprefix("journal://"))
+        backend = JournalFileBackend(url.removeprefix("journal://"))
         return optuna.storages.JournalStorage(backend)
     if url.startswith("grpc://"):
         host, _, port = url.removeprefix("grpc://").partition(":")
@@ -112,7 +114,7 @@ def this_worker() -> dict[str, Any]:
 def requeue(study: Study, trial: FrozenTrial) -> None:
     """Queues a failed trial again: same turn, same parameters, same plan."""
     drawn = trial.system_attrs.get("fixed_params", trial.params)
-    kept = {key: trial.user_attrs[key] for key in (QUEUED,) if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in (QUEUED, "source") if key in trial.user_attrs}
     study.enqueue_trial(dict(drawn), user_attrs={**kept, TURN: trial_turn(study, trial)})
 
 
@@ -151,7 +153,7 @@ def give_back(study: Study, trial: FrozenTrial, num_params: int) -> None:
 def _is_abandoned(trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
-        age = datetime.now() - (trial.datetime_start or datetime.now())  # noqa: DTZ005 (Optuna's)
+        age = datetime.now() - (trial.datetime_start or datetime.now())
         return age > timedelta(seconds=UNCLAIMED_SECONDS)
     if worker["host"] != socket.gethostname():
         return False

@@ -1,0 +1,261 @@
+"""The program `mpq-search`: finds number formats for the tensors of a model."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpq.cli.console import (
+    add_log_flags,
+    progress_bar,
+    run_program,
+    set_up_logging,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mpq.cli.search_wiring import Subject
+    from mpq.run import Run
+    from mpq.search.front import TrialRecord
+    from mpq.search.prove import Proof
+    from mpq.search.study import Search
+
+EXAMPLE = """\
+examples:
+  mpq-search search_configs/tiny_llama.toml              the model that ships with mpq
+  mpq-search search_configs/tiny_llama.toml --dry-run    what it would do, and how long it takes
+  mpq-search my.toml --out runs/second --seed 1          another directory, other random draws
+
+Everything that describes the experiment is in the TOML; search_configs/tiny_llama.toml explains
+every key. The run directory holds config.toml, provenance.json, study.db (Optuna), trials.csv,
+front.csv, plans/, plots/ and summary.json. The same command resumes a run that was interrupted
+or killed; the same command started several times makes several workers."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `mpq-search`."""
+    parser = argparse.ArgumentParser(
+        prog="mpq-search",
+        description="Finds the best number format for every tensor of a language model.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG.toml", help="what to search, and how")
+    add("--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME OF THE CONFIG)")
+    add("--device", metavar="DEVICE", help="in place of model.device: auto, cpu, cuda, cuda:1")
+    add("--seed", type=int, help="in place of search.seed")
+    add("--dry-run", action="store_true", help="print what would be done and how long it takes")
+    add_log_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program's exit code; see `console`."""
+    args = build_parser().parse_args(argv)
+    set_up_logging(args.log_level)
+    # A polite kill ends like Ctrl-C: the trial at hand goes back into the queue.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run_program(lambda: search_formats(args))
+
+
+def search_formats(args: argparse.Namespace) -> None:
+    """Runs or resumes the search that the arguments ask for.
+
+    Raises:
+        MpqError: The config, the model, the data or the directory do not fit.
+    """
+    from mpq.cli.search_wiring import load_subject
+    from mpq.config import load_search_config
+    from mpq.run import default_run_dir
+
+    flags = {"model.device": args.device, "search.seed": args.seed}
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    config = load_search_config(args.config, overrides)
+    folder = args.out or default_run_dir(args.config)
+    subject = load_subject(config)
+    if args.dry_run:
+        from mpq.cli.search_plan import print_dry_run
+
+        print_dry_run(subject, folder)
+        return
+    run_search(subject, folder)
+
+
+def run_search(subject: Subject, folder: Path) -> None:
+    """Profile, search, proof and report of one run directory."""
+    from mpq.cli.search_report import (
+        Artefacts,
+        print_comparisons,
+        print_front,
+        print_times,
+        summary,
+        write_plans,
+    )
+    from mpq.run import SUMMARY, write_json
+
+    config = subject.config
+    run = start(subject, folder)
+    search = open_search(subject, run)
+    artefacts = Artefacts(run, search)
+    interrupted = False
+    try:
+        run_trials(search, artefacts)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        artefacts.update(force=True)
+    proof = None
+    if not interrupted:
+        try:
+            proof = prove_front(subject, search)
+        except KeyboardInterrupt:
+            interrupted = True
+    write_plans(run, search, proof)
+    write_json(run.artefact(SUMMARY), summary(search, proof))
+    print_front(search, proof)
+    if proof is not None:
+        print_comparisons(search, proof, config.prove.confidence)
+    print_times(search)
+    if interrupted:
+        print(f"run directory: {run.path}")
+        raise KeyboardInterrupt
+    plots = draw(run, search, proof)
+    print(f"run directory: {run.path}  (trials.csv, front.csv, plans/, {', '.join(plots)})")
+    print("The same command goes on with a higher search.trials or search.refine.")
+
+
+def start(subject: Subject, folder: Path) -> Run:
+    """The run directory, made or resumed.
+
+    Raises:
+        RunError: The directory holds something else.
+    """
+    from mpq.run import collect_provenance, start_run
+
+    config, splits = subject.config, subject.splits
+    shas = {name: getattr(splits, name).sha256 for name in ("calibration", "search", "heldout")}
+    provenance = collect_provenance(
+        seed=config.search.seed,
+        model=config.model.id,
+        model_fingerprint=subject.loaded.fingerprint,
+        data_sha256="+".join(shas.values()),
+        data_source=splits.search.source,
+    )
+    return start_run(folder, config.resolved(), provenance)
+
+
+def open_search(subject: Subject, run: Run) -> Search:
+    """The study of a run, over the space that its damage table spans.
+
+    Raises:
+        MpqError: The table, the space, the budget or the study do not fit.
+    """
+    from mpq.cli.profile import shown_progress
+    from mpq.cli.search_wiring import (
+        Evaluation,
+        load_functions,
+        make_space,
+        measure_damage,
+        settings_of,
+    )
+    from mpq.run import STUDY
+    from mpq.search.objective import make_objectives
+    from mpq.search.study import Search
+
+    config = subject.config
+    objectives = make_objectives(config.search.objectives)
+    functions = load_functions(objectives)
+    with shown_progress() as progress:
+        table = measure_damage(subject, run.path, progress)
+    evaluate = Evaluation(subject, subject.splits.search)
+    return Search(
+        make_space(subject, table),
+        objectives,
+        settings_of(config),
+        evaluate,
+        storage=config.search.storage or f"sqlite:///{run.artefact(STUDY)}",
+        name=run.path.resolve().name,
+        functions={name: evaluate.bind(function) for name, function in functions.items()},
+    )
+
+
+def run_trials(search: Search, artefacts: Any) -> None:
+    """Runs what is left of a study's trials, with a progress bar."""
+    from mpq.cli.search_report import objective_texts
+    from mpq.search.front import best_record, pareto_front
+
+    total = search.settings.trials + search.settings.refine
+    done = len(search.records())
+    if done:
+        print(f"resuming: {done} of {total} trials are there", file=sys.stderr)
+    with progress_bar() as bar:
+        task = bar.add_task("search", total=total, completed=done)
+        started = time.monotonic()
+
+        def show(record: TrialRecord) -> None:
+            records = search.records()
+            front = pareto_front(records, search.objectives)
+            rate = 60 * search.num_run / (time.monotonic() - started)
+            text = f"trial {record.number}: {objective_texts(search, record.values)}"
+            if len(search.objectives) == 1 and search.quality is not None:
+                best = best_record(records, search.quality, search.objectives)
+                if best is not None:
+                    text += f" · best {objective_texts(search, best.values)}"
+            text += f" · front {len(front)} · {rate:.0f}/min"
+            bar.update(task, completed=len(records), description=text)
+            artefacts.update()
+
+        search.run(show)
+
+
+def prove_front(subject: Subject, search: Search) -> Proof | None:
+    """The held-out proof of a search, with a progress bar; None when there is nothing to prove."""
+    from mpq.cli.search_wiring import Evaluation
+    from mpq.search.prove import prove
+
+    config = subject.config
+    with progress_bar() as bar:
+        task = bar.add_task("proof on held-out text", total=None)
+        return prove(
+            search.space,
+            search.records(),
+            search.objectives,
+            Evaluation(subject, subject.splits.heldout),
+            compared=search.compared,
+            limits=search.limits,
+            plans=config.prove.plans,
+            confidence=config.prove.confidence,
+            seed=config.search.seed,
+            on_plan=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def draw(run: Run, search: Search, proof: Proof | None) -> list[str]:
+    """Draws the front, the damages and the plans that stand; names of the files in `plots/`."""
+    from mpq import plots
+    from mpq.cli.search_report import plan_name
+    from mpq.run import PLOTS
+
+    figures: dict[str, Callable[[], Figure]] = {"sensitivity": lambda: plots.sensitivity(run)}
+    if len(search.objectives) > 1:
+        figures["pareto_front"] = lambda: plots.pareto_front(run)
+    for comparison in proof.comparisons if proof is not None else ():
+        name = plan_name(search, comparison)
+        figures[f"allocation_{name}"] = partial(plots.allocation, run, plan=name)
+    drawn = []
+    for stem, make in figures.items():
+        plots.save(make(), run.artefact(PLOTS) / stem)
+        drawn.append(f"plots/{stem}.png")
+    return drawn
+
+
+if __name__ == "__main__":
+    sys.exit(main())
