@@ -78,7 +78,7 @@ def search_config(table: Mapping[str, Any], where: str = "config") -> SearchConf
         try:
             sections[name] = section.model_validate(table.get(name, {}))
         except ValidationError as error:
-            faults += [_fault(name, section, detail) for detail in error.errors()]
+            faults += _faults(name, section, error)
     for rule, needs in _RULES.items():
         if all(name in sections for name in needs):
             faults += rule(*(sections[name] for name in needs))
@@ -98,6 +98,18 @@ def _override(table: dict[str, Any], keys: list[str], value: Any) -> None:
     table[keys[-1]] = value
 
 
+def _faults(name: str, section: type[BaseModel], error: ValidationError) -> list[Fault]:
+    """What pydantic found in a section, in mpq's words."""
+    details = error.errors()
+    # pydantic leaves wrong entries out of a list and then finds the list too short as well.
+    inner = {detail["loc"][:-1] for detail in details}
+    return [
+        _fault(name, section, detail)
+        for detail in details
+        if not (detail["type"] == "too_short" and detail["loc"] in inner)
+    ]
+
+
 def _fault(name: str, section: type[BaseModel], detail: Any) -> Fault:
     """One of pydantic's error details, in mpq's words."""
     kind, given, loc = detail["type"], detail["input"], detail["loc"]
@@ -110,9 +122,20 @@ def _fault(name: str, section: type[BaseModel], detail: Any) -> Fault:
         return Fault(key, f"this key must be there: {_meaning(section, str(loc[0]))}")
     if kind == "value_error":
         return Fault(key, f"{detail['ctx']['error']}; given {given!r}")
-    expected = detail["msg"].removeprefix("Input should be ")
+    expected = _EXPECTED.get(kind) or detail["msg"].removeprefix("Input should be ")
     near = _near(str(given), _quoted(expected)) if kind == "literal_error" else ""
     return Fault(key, f"expected {expected}, given {given!r}{near}")
+
+
+_EXPECTED = {
+    "tuple_type": "a list",
+    "too_short": "at least one entry",
+    "string_too_short": "text that is not empty",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+}
+"""What a TOML file calls the types that pydantic names in Python's words."""
 
 
 def _dotted(name: str, loc: tuple[int | str, ...]) -> str:

@@ -118,17 +118,23 @@ def cost(
         tokens: Length of the sequence whose activations are counted; no batch.
         rest: Stored sites beside them (embeddings, head) which only `total_bytes` counts.
     """
+    everything = {site.name: site for site in (*sites, *rest)}
+    bits = {
+        name: site_bits(site, plan.formats.get(name), tokens) for name, site in everything.items()
+    }
 
     def measured(name: str) -> float:
-        return _value(name, _bits(plan, counted(name, sites, plan), tokens), sites, tokens)
+        used = sum(bits[site.name] for site in counted(name, sites, plan))
+        return _value(name, used, sites, tokens)
 
     in_blocks = [site for site in counted("weight_bits", sites) if site.block >= 0]
-    stored = {site.name: site for site in (*sites, *rest) if site.is_stored}
+    in_blocks_bits = sum(bits[site.name] for site in in_blocks)
+    stored_bits = sum(bits[name] for name, site in everything.items() if site.is_stored)
     return Cost(
         weight_bits=measured("weight_bits"),
-        block_weight_bits=_mean(_bits(plan, in_blocks, tokens), _values(in_blocks, tokens)),
+        block_weight_bits=_mean(in_blocks_bits, _values(in_blocks, tokens)),
         weight_bytes=int(measured("weight_bytes")),
-        total_bytes=-(-_bits(plan, stored.values(), tokens) // 8),
+        total_bytes=-(-stored_bits // 8),
         activation_bits=measured("activation_bits"),
         memory_density=measured("memory_density"),
         kv_bytes=measured("kv_bytes"),
@@ -212,10 +218,6 @@ def _value(measure: str, bits: int, sites: Sequence[Site], tokens: int) -> float
     if measure == "kv_bytes":
         return bits / (8 * tokens)
     return _mean(bits, values)
-
-
-def _bits(plan: Plan, sites: Iterable[Site], tokens: int) -> int:
-    return sum(site_bits(site, plan.formats.get(site.name), tokens) for site in sites)
 
 
 def _values(sites: Iterable[Site], tokens: int) -> int:

@@ -68,8 +68,8 @@ def write_toml(path: str | Path, table: Mapping[str, Any]) -> None:
     try:
         text = toml.dumps(plain)
         back = tomllib.loads(text)
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise RunError(f"{path}: this table cannot be written as TOML: {error}") from error
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise RunError(f"{path}: this table cannot be written as TOML: {error!r}") from error
     if not _same(back, plain):
         raise RunError(
             f"{path}: what is written must read back as it was; these keys do not: "
