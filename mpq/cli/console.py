@@ -117,7 +117,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         is_text = index < num_text_columns
         table.add_column(
@@ -125,6 +125,7 @@ def print_table(
         )
     for row in rows:
         table.add_row(*row)
+    print(title)
     # A pipe has no width: long names would be cut at 80 columns there.
     width = None if sys.stdout.isatty() else 160
     Console(width=width, markup=False, highlight=False).print(table)

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from mpq.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from mpq.cli.search_wiring import Subject
     from mpq.config import SearchConfig
-    from mpq.modeling.loading import LoadedModel
     from mpq.profiling.candidates import Candidates, Progress
     from mpq.profiling.table import DamageTable
 
@@ -106,38 +107,19 @@ def profile_sensitivity(args: argparse.Namespace) -> None:
     Raises:
         MpqError: The arguments, the model, the data or the directory do not fit.
     """
-    from mpq.cli.inputs import load_data_of, load_model_of
-    from mpq.profiling.sensitivity import measure_sensitivity, start_table
-    from mpq.profiling.table import DamageTable, table_name
+    from mpq.cli.search_wiring import load_subject, measure_damage
+    from mpq.profiling.table import table_name
 
     config = read_config(args)
     folder = args.out or default_folder(args, config)
-    loaded = load_model_of(config)
-    split = load_data_of(config, loaded.tokenizer).calibration
-    data: Any = split.tokens if hasattr(split, "tokens") else split
-    method = config.profile.method
-    wanted = DamageTable.empty(
-        method=method,
-        tokens=data.numel() if hasattr(split, "tokens") else len(data.labels),
-        fingerprint=loaded.fingerprint,
-        data_sha256=split.sha256,
-        seed=config.search.seed if method == "fisher" else 0,
-    )
-    path = folder / table_name(method)
-    candidates = choose_candidates(args, config, loaded)
+    subject = load_subject(config)
+    if args.sites or args.formats:
+        subject = replace(subject, candidates=choose_candidates(args, subject))
     with shown_progress() as progress:
-        table = measure_sensitivity(
-            loaded.model,
-            data,
-            candidates,
-            start_table(path, wanted),
-            save=lambda table: table.write(path),
-            batch_size=config.data.batch_size,
-            progress=progress,
-        )
-    print_ranking(table, [site.name for site in candidates])
-    print(f"damage table: {path}")
-    draw(folder, method)
+        table = measure_damage(subject, folder, progress)
+    print_ranking(table, [site.name for site in subject.candidates])
+    print(f"damage table: {folder / table_name(table.method)}")
+    draw(folder, table.method)
     print_rank_correlation(folder)
 
 
@@ -177,37 +159,22 @@ def default_folder(args: argparse.Namespace, config: SearchConfig) -> Path:
     return Path("runs") / f"profile-{Path(config.model.id).name}"
 
 
-def choose_candidates(
-    args: argparse.Namespace, config: SearchConfig, loaded: LoadedModel
-) -> Candidates:
-    """The formats that each chosen site is measured in: the flags', else the config's.
+def choose_candidates(args: argparse.Namespace, subject: Subject) -> Candidates:
+    """The sites and formats of the flags; what a flag leaves open is the config's.
 
     Raises:
         PlanError: A glob that matches no site.
         FormatError: A text that is no format.
     """
     from mpq.formats.zoo import parse_format
-    from mpq.modeling.sites import sites
     from mpq.profiling.candidates import candidates_of
 
-    include = config.space.include
-    found = sites(
-        loaded.model,
-        lm_head="lm_head" in include,
-        embeddings="embeddings" in include,
-        bias="bias" in include,
-        output="output" in include,
-    )
+    space = subject.config.space
     return candidates_of(
-        found,
-        patterns=tuple(args.sites or config.space.sites),
-        formats=[parse_format(text) for text in args.formats or config.space.formats],
-        formats_for={}
-        if args.formats
-        else {
-            pattern: [parse_format(text) for text in texts]
-            for pattern, texts in config.space.formats_for.items()
-        },
+        subject.sites,
+        patterns=args.sites or space.sites,
+        formats=[parse_format(text) for text in args.formats or space.formats],
+        formats_for={},
     )
 
 

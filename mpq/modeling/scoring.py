@@ -123,7 +123,7 @@ def _example_batch(examples: Examples, first: int, last: int, device: torch.devi
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """The logits that count of `model` on `batch`: `[windows, positions, classes]`."""
     # A key-value cache would only cost memory; classifiers without one do not know the word.
-    has_cache = hasattr(getattr(model, "config", None), "use_cache")
+    has_cache = bool(getattr(getattr(model, "config", None), "use_cache", False))
     keywords = {"use_cache": False} if has_cache else {}
     return batch.select(model(**batch.inputs, **keywords).logits)
 

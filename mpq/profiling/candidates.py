@@ -9,7 +9,7 @@ from mpq.formats.format import Format
 from mpq.plans.rules import matches
 from mpq.plans.site import Site
 
-Candidates = Mapping[Site, Sequence[Format]]
+Candidates = Mapping[Site, tuple[Format, ...]]
 """The formats that each site is measured in."""
 
 Progress = Callable[[str, int, int], None]
@@ -45,8 +45,10 @@ def candidates_of(
             f"There are {len(sites)}, such as {', '.join(site.name for site in sites[:3])}"
         )
     return {
-        site: next(
-            (some for pattern, some in formats_for.items() if matches(pattern, site)), formats
+        site: tuple(
+            next(
+                (some for pattern, some in formats_for.items() if matches(pattern, site)), formats
+            )
         )
         for site in sites
         if any(matches(pattern, site) for pattern in patterns)

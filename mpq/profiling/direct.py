@@ -8,6 +8,7 @@ of one block are held at a time.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mpq.errors import ModelError
 from mpq.formats.format import Format
 from mpq.modeling.blockwise import capture_block_inputs, restart
 from mpq.modeling.scoring import Scorer
-from mpq.modeling.wrap import apply_plan
+from mpq.modeling.wrap import WeightCache, apply_plan
 from mpq.plans.plan import Plan
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
@@ -75,7 +76,9 @@ def _mean_kl(
     if fmt.is_identity:
         return 0.0
     plan = Plan(formats={site.name: fmt})
-    scores = scorer.score(lambda: apply_plan(model, plan), around=around)
+    # Lives for one pair: its weight is quantised once, however often the plan is put on.
+    cache = WeightCache(sys.maxsize)
+    scores = scorer.score(lambda: apply_plan(model, plan, cache=cache), around=around)
     mean = float(scores.kl.mean())
     return math.inf if math.isnan(mean) else mean
 

@@ -10,19 +10,27 @@ are sampled from the model itself: with the true tokens it would be the empirica
 measures how well the model fits (Kunstner et al., "Limitations of the Empirical Fisher", 2019).
 The first-order term is zero, since the KL is smallest at δ = 0.
 
-Only the diagonal is kept: rounding errors of different values are close to independent, so cross
-terms cancel. With L the log-likelihood of a window's sampled labels and G = ∂L/∂W,
+Of a weight only the diagonal is kept: rounding errors of different values are close to
+independent, so cross terms cancel. With L the log-likelihood of a window's sampled labels,
 
-    damage(W, format) = ½ Σ_ij F_ij Δ_ij² / positions,   F = Σ_windows G²,   Δ = quantize(W) - W.
+    damage(W, format) = ½ Σ_ij F_ij Δ_ij² / positions,   F = Σ_windows (∂L/∂W)²,   Δ = Q(W) - W.
 
-The labels of different positions are independent given the window, so E[G²] is the sum of the
-positions' Fisher information: no term is dropped by squaring a whole window's gradient. (Summing
-g_t² x_tᵀ² over the tokens of `y = x Wᵀ`, as pruning methods do, drops the products of different
-tokens, which do not vanish: every label depends on a weight through all earlier tokens.)
+The labels of different positions are independent given the window, so the expected square of a
+window's gradient is the sum of its positions' Fisher information: squaring a whole window drops
+nothing. (Summing g_t² x_t² over the tokens of y = x Wᵀ instead drops the products of different
+tokens, which do not vanish: a label depends on a weight through every token before it.)
 
-An activation is changed at every token of a window, by an error that depends on its values:
+Of an activation the cross terms within a token are kept, heads included, since its values are
+rounded under shared scales; different tokens count as independent. With g = ∂L/∂x,
 
-    damage(x, format) = ½ Σ_windows Σ_t,i g_ti² Δ_ti² / positions,   g = ∂L/∂x.
+    damage(x, format) = ½ Σ_windows Σ_t (Σ_i g_ti Δ_ti)² / positions,   Δ = Q(x) - x.
+
+Chosen by measurement against the direct KL, on a trained Llama of 2 M parameters, 2,048 tokens,
+bfp3, bfp4 and bfp6 (Spearman's coefficient over all pairs; sum of the estimates over sum of KL):
+
+    weights       window squared 0.995, 0.95       tokens squared 0.993, 0.90
+    activations   token (Σ g Δ)² 0.999, 0.94       values Σ g² Δ² 0.996, 0.86
+    either        window (Σ g Δ)² 0.987, 1.14 to 1.20, unbiased but one number a window: noisy
 """
 
 from __future__ import annotations
@@ -54,7 +62,7 @@ def parts_within(candidates: Candidates, max_bytes: int) -> list[Candidates]:
 
     A single weight that is larger is a part of its own.
     """
-    parts: list[dict[Site, Sequence[Format]]] = [{}]
+    parts: list[dict[Site, tuple[Format, ...]]] = [{}]
     num_bytes = 0
     for site, formats in candidates.items():
         size = 4 * math.prod(site.shape) if site.is_stored else 0
@@ -134,7 +142,9 @@ def _weight_damage(
 ) -> dict[str, float]:
     """½ Σ F Δ² of each format."""
     return {
-        str(fmt): 0.5 * _weighted_square(information, _error(weight, fmt, site)) for fmt in formats
+        str(fmt): 0.5
+        * float((information * _error(weight, fmt, site).square()).sum(dtype=torch.float64))
+        for fmt in formats
     }
 
 
@@ -144,10 +154,6 @@ def _error(x: Tensor, fmt: Format, site: Site) -> Tensor:
         return torch.zeros_like(x, dtype=torch.float32)
     rounded = quantize(x, fmt, site.axis, name=site.name, check_finite=site.is_stored)
     return rounded.float() - x.float()
-
-
-def _weighted_square(weights: Tensor, x: Tensor) -> float:
-    return float((weights * x.square()).sum(dtype=torch.float64))
 
 
 @contextmanager
@@ -170,7 +176,7 @@ def _gradients_into(model: nn.Module, squares: Mapping[nn.Parameter, Tensor]) ->
             parameter.requires_grad_(parameter in squares)
         for parameter in squares:
             parameter.grad = None
-            handle = parameter.register_post_accumulate_grad_hook(square)
+            handle = parameter.register_post_accumulate_grad_hook(square)  # type: ignore[no-untyped-call]
             stack.callback(handle.remove)
         # Activations ahead of the first weight have a gradient only if something before them has.
         stack.callback(_require_gradients_of_embeddings(model).remove)
@@ -191,7 +197,7 @@ def _require_gradients_of_embeddings(model: Any) -> Any:
 
 
 class _ActivationWatch:
-    """Adds up ½ Σ g² Δ² of the activations that pass, for each site and format."""
+    """Adds up ½ Σ_t (Σ_i g Δ)² of the activations that pass, for each site and format."""
 
     def __init__(self, candidates: Candidates) -> None:
         self.candidates = candidates
@@ -204,10 +210,12 @@ class _ActivationWatch:
         return _Watched.apply(x, lambda x, gradient: self._add(site, x, gradient))  # type: ignore[no-any-return,no-untyped-call]
 
     def _add(self, site: Site, x: Tensor, gradient: Tensor) -> None:
-        information = gradient.float().square()
+        gradient = gradient.float()
         for fmt in self.candidates[site]:
-            damage = 0.5 * _weighted_square(information, _error(x, fmt, site))
-            self.damage[site][str(fmt)] += damage
+            by_value = gradient * _error(x, fmt, site)
+            # [batch, heads, tokens, dim] or [..., tokens, features] -> one number a token.
+            by_token = by_value.sum(dim=(1, 3) if x.dim() == 4 else -1)
+            self.damage[site][str(fmt)] += 0.5 * float(by_token.square().sum(dtype=torch.float64))
 
 
 class _Watched(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 from mpq.errors import PlanError, RunError
 from mpq.formats.format import Format
 from mpq.modeling.sites import places
-from mpq.modeling.validity import check_plan, find_places
+from mpq.modeling.validity import check_plan
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
 from mpq.profiling.direct import kl_damage
@@ -110,12 +110,17 @@ def measure_sensitivity(
 
 def _refuse_impossible(model: PreTrainedModel, candidates: Candidates) -> None:
     """Raises PlanError with every pair that no plan may hold, before hours are spent."""
-    found = find_places(model, [site.name for site in candidates], places(model))
+    known = places(model)
     faults = []
-    for site, formats in candidates.items():
-        for fmt in formats:
+    for fmt in dict.fromkeys(fmt for formats in candidates.values() for fmt in formats):
+        for outputs in (True, False):  # a plan may not hold both k and the output that it is
+            names = [
+                site.name
+                for site, formats in candidates.items()
+                if fmt in formats and (site.role == "output") == outputs
+            ]
             try:
-                check_plan({site.name: found[site.name]}, {site.name: fmt})
+                check_plan(model, dict.fromkeys(names, fmt), known)
             except PlanError as error:
                 faults.append(str(error))
     if faults:
@@ -124,12 +129,12 @@ def _refuse_impossible(model: PreTrainedModel, candidates: Candidates) -> None:
 
 def _missing(candidates: Candidates, table: DamageTable) -> Candidates:
     """The pairs that the table has no damage of."""
-    missing: dict[Site, list[Format]] = {}
+    missing: dict[Site, tuple[Format, ...]] = {}
     formats = list(dict.fromkeys(fmt for some in candidates.values() for fmt in some))
     known = table.select([site.name for site in candidates], [str(fmt) for fmt in formats])
     column = {fmt: index for index, fmt in enumerate(formats)}
     for row, (site, wanted) in enumerate(candidates.items()):
-        left = [fmt for fmt in wanted if math.isnan(known[row, column[fmt]])]
+        left = tuple(fmt for fmt in wanted if math.isnan(known[row, column[fmt]]))
         if left:
             missing[site] = left
     return missing
