@@ -62,13 +62,13 @@ __all__ = [
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 STUDY = "study.db"
-SENSITIVITY = "sensitivity.csv"
+SENSITIVITY = ("sensitivity_fisher.csv", "sensitivity_kl.csv")  # one for each method
 TRIALS = "trials.csv"
 FRONT = "front.csv"
 SUMMARY = "summary.json"
 PLANS = "plans"
 PLOTS = "plots"
-ARTEFACTS = (CONFIG, PROVENANCE, STUDY, SENSITIVITY, TRIALS, FRONT, SUMMARY, PLANS, PLOTS)
+ARTEFACTS = (CONFIG, PROVENANCE, STUDY, *SENSITIVITY, TRIALS, FRONT, SUMMARY, PLANS, PLOTS)
 """Every file and folder that a run directory holds."""
 
 GROWING_KEYS = ("search.trials", "search.refine", "search.timeout_minutes")
