@@ -111,7 +111,7 @@ def run_search(subject: Subject, folder: Path) -> None:
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        artefacts.update(force=True)
+        artefacts.update(search.records(), force=True)
     proof = None
     if not interrupted:
         try:
@@ -200,8 +200,8 @@ def run_trials(search: Search, artefacts: Any) -> None:
         task = bar.add_task("search", total=total, completed=done)
         started = time.monotonic()
 
-        def show(record: TrialRecord) -> None:
-            records = search.records()
+        def show(records: Sequence[TrialRecord]) -> None:
+            record = records[-1]
             front = pareto_front(records, search.objectives)
             rate = 60 * search.num_run / (time.monotonic() - started)
             text = f"trial {record.number}: {objective_texts(search, record.values)}"
@@ -211,7 +211,7 @@ def run_trials(search: Search, artefacts: Any) -> None:
                     text += f" · best {objective_texts(search, best.values)}"
             text += f" · front {len(front)} · {rate:.0f}/min"
             bar.update(task, completed=len(records), description=text)
-            artefacts.update()
+            artefacts.update(records)
 
         search.run(show)
 

@@ -22,7 +22,7 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     """
     from mpq.cli.search_wiring import Evaluation, load_functions, make_space, settings_of
     from mpq.search.objective import make_objectives
-    from mpq.search.study import budget_limits, check_space
+    from mpq.search.settings import budget_limits, check_space
 
     config = subject.config
     objectives = make_objectives(config.search.objectives)

@@ -33,17 +33,17 @@ class Artefacts:
         self._search = search
         self._written = 0.0
 
-    def update(self, *, force: bool = False) -> None:
-        """Rewrites both tables, unless that was done a moment ago."""
+    def update(self, records: Sequence[TrialRecord], *, force: bool = False) -> None:
+        """Rewrites both tables from the finished trials, unless that was done a moment ago."""
         from mpq.run import FRONT, TRIALS, write_csv
         from mpq.search.front import pareto_front, trial_row
 
         if not force and time.monotonic() - self._written < WRITE_SECONDS:
             return
         search = self._search
-        records = search.records()
         front = pareto_front(records, search.objectives)
-        for name, rows in ((TRIALS, records), (FRONT, front)):
+        ordered = sorted(records, key=lambda record: record.number)
+        for name, rows in ((TRIALS, ordered), (FRONT, front)):
             write_csv(
                 self._run.artefact(name), [trial_row(row, search.objectives) for row in rows]
             )

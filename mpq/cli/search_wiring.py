@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mpq.plans.site import Site
     from mpq.profiling.table import DamageTable
     from mpq.search.objective import Objective, UserFunction
+    from mpq.search.settings import SearchSettings
     from mpq.search.space import FloatArray, Space
-    from mpq.search.study import SearchSettings
 
 CACHE_SHARE = 0.25
 """Share of the device's memory that quantised weights may fill."""
@@ -236,7 +236,7 @@ def make_space(subject: Subject, table: DamageTable | None) -> Space:
 
 def settings_of(config: SearchConfig) -> SearchSettings:
     """What `[search]` and `[space]` tell the study."""
-    from mpq.search.study import SearchSettings
+    from mpq.search.settings import SearchSettings
 
     section = config.search
     timeout = section.timeout_minutes

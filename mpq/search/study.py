@@ -4,33 +4,23 @@ Everything that a search knows lies in the study's storage, so the same command 
 started several times it makes several workers.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mpq.cost import COST_MEASURES, Cost
-from mpq.errors import ConfigError
-from mpq.plans.plan import Plan
-from mpq.search.front import Source, TrialRecord
-from mpq.search.guided import Knob, decode, knobs
-from mpq.search.objective import (
-    Evaluate,
-    Objective,
-    UserFunction,
-    objective_values,
-    quality_objective,
-)
+from mpq.search.front import TrialRecord
+from mpq.search.guided import Knob, knobs
+from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
 from mpq.search.samplers import make_pruner, make_sampler, silence_optuna
 from mpq.search.seeds import compared_resources, seeds
-from mpq.search.space import Choices, FloatArray, Space, allowed_bits, resource_of
+from mpq.search.settings import SearchSettings, budget_limits, check_space
+from mpq.search.space import Choices, Space
+from mpq.search.trial import RESULT, Judge, direct_params, read_record
 from mpq.search.workers import (
     QUEUED,
     SURPLUS,
@@ -41,37 +31,8 @@ from mpq.search.workers import (
     this_worker,
 )
 
-MAX_DIRECT_GROUPS = 128
-RUNGS = 8
-"""Parts that the windows are cut into when a pruner may stop a trial between them."""
-
-_RESULT = "result"
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchSettings:
-    """What a search is told, apart from what it searches.
-
-    Attributes:
-        mode: "guided" or "direct".
-        sampler: One of `samplers.SAMPLERS`.
-        trials: Trials of the study, seeds included.
-        refine: Exchanges after those.
-        seed: Of every random draw.
-        budget: Cost measure -> bound.
-        pruner: One of `samplers.PRUNERS`.
-        timeout_seconds: After which no trial starts; None for no limit.
-    """
-
-    mode: Literal["guided", "direct"] = "guided"
-    sampler: str = "tpe"
-    trials: int = 60
-    refine: int = 20
-    seed: int = 0
-    budget: Mapping[str, float] = field(default_factory=dict)
-    pruner: str = "none"
-    timeout_seconds: float | None = None
+RECLAIM_SECONDS = 30.0
+"""Trials of dead workers are looked for at the start, and then this often."""
 
 
 class _SurplusError(Exception):
@@ -88,10 +49,10 @@ class Search:
         quality: The first objective that is no cost; None when all are.
         compared: Resources in which a plan must not cost more than the one it is compared with.
         limits: Resource -> the most bits that the budgets allow.
-        knobs: What a guided trial sets; empty in the direct space.
         loop_seconds: Wall time of the trials that this process ran.
         forward_seconds: Its share spent in the model and the measures.
         num_run: How many trials this process ran.
+        study: Optuna's.
     """
 
     def __init__(
@@ -127,25 +88,29 @@ class Search:
         self.settings = settings
         self.quality = quality_objective(objectives)
         self.limits = budget_limits(space, settings.budget)
-        costs = [o.resource for o in objectives if o.source == "cost"]
-        self._traded = list(dict.fromkeys(costs))
-        self.compared = compared_resources(space, self._traded, self.limits)
         check_space(space, settings, self.objectives)
-        is_guided = settings.mode == "guided"
-        self.knobs: tuple[Knob, ...] = ()
-        if is_guided:
-            self.knobs = knobs(space, self._traded, self.limits)
+        traded = list(dict.fromkeys(o.resource for o in objectives if o.source == "cost"))
+        self.compared = compared_resources(space, traded, self.limits)
         self.loop_seconds = 0.0
         self.forward_seconds = 0.0
         self.num_run = 0
         self._evaluate = evaluate
-        self._functions = functions or {}
-        self._started = 0.0
-        self._current: int | None = None
-        self._cache: dict[int, TrialRecord] = {}
+        self._knobs: tuple[Knob, ...] = ()
+        if settings.mode == "guided":
+            self._knobs = knobs(space, traded, self.limits)
+        self._judge = Judge(
+            space=space,
+            objectives=self.objectives,
+            knobs=self._knobs,
+            traded=tuple(traded),
+            limits=self.limits,
+            evaluate=evaluate,
+            functions=functions or {},
+            pruner=settings.pruner,
+        )
         self._seeds = seeds(
             space,
-            settings=self.knobs,
+            settings=self._knobs,
             compared=self.compared,
             limits=self.limits,
             trials=settings.trials,
@@ -159,32 +124,37 @@ class Search:
             sampler=make_sampler(
                 settings.sampler, seed=settings.seed, trials=settings.trials, start=start
             ),
-            pruner=make_pruner(settings.pruner, self.objectives, len(self._rungs())),
+            pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs())),
         )
+        self._num_params = len(self._knobs) or len(space.groups)
+        self._started = 0.0
+        self._reclaimed = -math.inf
+        self._current: int | None = None
+        self._records: dict[int, TrialRecord] = {}
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial of the study, whoever ran it, by number."""
-        for trial in self.study.get_trials(deepcopy=False, states=_FINISHED):
-            if trial.number not in self._cache and _RESULT in trial.user_attrs:
-                self._cache[trial.number] = _record(trial)
-        return [self._cache[number] for number in sorted(self._cache)]
+        return self._read(self.study.get_trials(deepcopy=False))
 
-    def run(self, on_trial: Callable[[TrialRecord], None] | None = None) -> None:
+    def run(self, on_trial: Callable[[Sequence[TrialRecord]], None] | None = None) -> None:
         """Runs trials until the study has all of them, or the time is over.
 
         Whatever ends it early (Ctrl-C, an error of the evaluation), the trial at hand goes back
         into the queue before the exception leaves.
 
         Args:
-            on_trial: Called after each trial of this process.
+            on_trial: Called after each trial of this process with all that are finished, the one
+                that ended just now last.
         """
         deadline = math.inf
         if self.settings.timeout_seconds is not None:
             deadline = time.monotonic() + self.settings.timeout_seconds
-        reclaim(self.study, self._num_params)
         self._queue_seeds()
-        while time.monotonic() < deadline and self._has_next():
+        while time.monotonic() < deadline:
             self._started = time.perf_counter()
+            self._reclaim()
+            if not self._has_next(self.study.get_trials(deepcopy=False)):
+                return
             before = self._evaluate.forward_seconds
             self._current = None
             try:
@@ -192,22 +162,29 @@ class Search:
             except BaseException:
                 self._release()
                 raise
-            self._count(before, on_trial)
+            self.loop_seconds += time.perf_counter() - self._started
+            self.forward_seconds += self._evaluate.forward_seconds - before
+            self._tell(on_trial)
+
+    def _tell(self, on_trial: Callable[[Sequence[TrialRecord]], None] | None) -> None:
+        records = self.records()
+        mine = [record for record in records if record.number == self._current]
+        if mine:
+            self.num_run += 1
+            if on_trial is not None:
+                on_trial([record for record in records if record is not mine[0]] + mine)
+
+    def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+        for trial in trials:
+            is_finished = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            if is_finished and trial.number not in self._records and RESULT in trial.user_attrs:
+                self._records[trial.number] = read_record(trial)
+        return [self._records[number] for number in sorted(self._records)]
+
+    def _reclaim(self) -> None:
+        if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:
             reclaim(self.study, self._num_params)
-
-    def _count(self, before: float, on_trial: Callable[[TrialRecord], None] | None) -> None:
-        """Adds up the times of the trial that ended just now, and tells who wants to know."""
-        self.loop_seconds += time.perf_counter() - self._started
-        self.forward_seconds += self._evaluate.forward_seconds - before
-        for record in self.records():
-            if record.number == self._current:
-                self.num_run += 1
-                if on_trial is not None:
-                    on_trial(record)
-
-    @property
-    def _num_params(self) -> int:
-        return len(self.knobs) or len(self.space.groups)
+            self._reclaimed = time.monotonic()
 
     def _queue_seeds(self) -> None:
         trials = self.study.get_trials(deepcopy=False)
@@ -220,33 +197,26 @@ class Search:
     def _queue(self, choices: Choices, params: Mapping[str, Any], more: dict[str, Any]) -> None:
         self.study.enqueue_trial(
             self._params_of(choices, params),
-            user_attrs={
-                QUEUED: {**more, "choices": list(choices)},
-                # A plain attribute too, which dashboards show.
-                "source": more["source"],
-            },
+            # The source is a plain attribute too, which dashboards show.
+            user_attrs={QUEUED: {**more, "choices": list(choices)}, "source": more["source"]},
         )
 
     def _params_of(self, choices: Choices, params: Mapping[str, Any]) -> dict[str, Any]:
-        if self.knobs:
-            return dict(params)
-        names = [f"choice.{group.name}" for group in self.space.groups]
-        return dict(zip(names, choices, strict=True))
+        return dict(params) if self._knobs else direct_params(self.space, choices)
 
-    def _has_next(self) -> bool:
+    def _has_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """True when there is a trial to run; queues an exchange when it is time for one."""
-        claims = self._claims()
+        claims = _claims(trials)
         if any(trial.state == TrialState.WAITING for trial in claims):
             return True
-        num_refined = sum(_source(trial) == "refine" for trial in claims)
+        num_refined = sum(_is_refinement(trial) for trial in claims)
         if len(claims) - num_refined < self.settings.trials:
             return True
         if num_refined >= self.settings.refine or self.quality is None:
             return False
-        records = self.records()
         found = propose(
             self.space,
-            records,
+            self._read(trials),
             self.objectives,
             quality=self.quality,
             compared=self.compared,
@@ -259,23 +229,32 @@ class Search:
         self._queue(choices, lineage.best.params, more)
         return True
 
-    def _claims(self) -> list[FrozenTrial]:
-        """Every trial that counts: finished, running or queued; not the failed ones."""
+    def _run_trial(self, trial: Trial) -> tuple[float, ...]:
+        self._current = trial.number
+        trial.set_user_attr(WORKER, this_worker())
         trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state != TrialState.FAIL]
+        self._refuse_surplus(trial, trials)
+        forward = self._evaluate.forward_seconds
+        result, pruned = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
+        result["seconds"] = time.perf_counter() - self._started
+        result["forward_seconds"] = self._evaluate.forward_seconds - forward
+        trial.set_user_attr(RESULT, result)
+        if pruned:
+            raise optuna.TrialPruned
+        return tuple(result["values"])
 
-    def _refuse_surplus(self, trial: Trial) -> None:
+    def _refuse_surplus(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """Fails the trial when the study has enough of its sort, or the same plan is queued."""
-        before = [other for other in self._claims() if other.number < trial.number]
-        source = trial.user_attrs.get(QUEUED, {}).get("source", "sampler")
-        same = [other for other in before if (_source(other) == "refine") == (source == "refine")]
-        quota = self.settings.refine if source == "refine" else self.settings.trials
         queued = trial.user_attrs.get(QUEUED)
-        twin = any(
-            queued and other.user_attrs.get(QUEUED, {}).get("choices") == queued["choices"]
+        is_refinement = queued is not None and queued["source"] == "refine"
+        before = [other for other in _claims(trials) if other.number < trial.number]
+        num_alike = sum(_is_refinement(other) == is_refinement for other in before)
+        quota = self.settings.refine if is_refinement else self.settings.trials
+        has_twin = queued is not None and any(
+            other.user_attrs.get(QUEUED, {}).get("choices") == queued["choices"]
             for other in before
         )
-        if len(same) >= quota or twin:
+        if num_alike >= quota or has_twin:
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
 
@@ -284,186 +263,15 @@ class Search:
         if self._current is None:
             return
         trial = self.study.get_trials(deepcopy=False)[self._current]
-        if (
-            trial.state in (TrialState.RUNNING, TrialState.FAIL)
-            and SURPLUS not in trial.user_attrs
-        ):
+        is_open = trial.state in (TrialState.RUNNING, TrialState.FAIL)
+        if is_open and SURPLUS not in trial.user_attrs:
             give_back(self.study, trial, self._num_params)
 
-    def _run_trial(self, trial: Trial) -> tuple[float, ...]:
-        self._current = trial.number
-        trial.set_user_attr(WORKER, this_worker())
-        self._refuse_surplus(trial)
-        forward = self._evaluate.forward_seconds
-        choices = self._draw(trial)
-        plan = self.space.plan(choices)
-        cost = self.space.cost(choices)
-        result: dict[str, Any] = {
-            **{"source": "sampler", **trial.user_attrs.get(QUEUED, {})},
-            "choices": list(choices),
-            "digest": plan.digest,
-            "costs": {name: float(getattr(cost, name)) for name in COST_MEASURES},
-            "feasible": True,
-            "evaluated": True,
-            "reused": False,
-        }
-        for resource, limit in self.limits.items():
-            excess = self.space.bits(resource, choices) - limit
-            trial.set_constraint(resource, excess / max(1, self.space.values[resource]))
-            result["feasible"] &= excess <= 0
-        pruned = self._measure(trial, plan, choices, cost, result)
-        result["seconds"] = time.perf_counter() - self._started
-        result["forward_seconds"] = self._evaluate.forward_seconds - forward
-        trial.set_user_attr(_RESULT, result)
-        if pruned:
-            raise optuna.TrialPruned
-        return tuple(result["values"])
 
-    def _draw(self, trial: Trial) -> Choices:
-        """The trial's parameters, and the plan that they (or the queue) name."""
-        queued = trial.user_attrs.get(QUEUED)
-        if self.knobs:
-            params = {k.name: trial.suggest_float(k.name, k.low, k.high) for k in self.knobs}
-            if queued is None:
-                return decode(self.space, params, self._traded, self.limits)
-            return tuple(queued["choices"])
-        return tuple(
-            trial.suggest_int(f"choice.{group.name}", 0, len(group.candidates) - 1)
-            for group in self.space.groups
-        )
-
-    def _measure(
-        self, trial: Trial, plan: Plan, choices: Choices, cost: Cost, result: dict[str, Any]
-    ) -> bool:
-        """Adds values and windows to `result`; True when the pruner stopped the trial."""
-        records = self.records()
-        if not result["feasible"]:
-            result["evaluated"] = False
-            result["values"] = self._stand_in(choices, cost, records)
-            return False
-        known = next((r for r in records if r.choices == choices and r.is_candidate), None)
-        if known is not None:
-            result["reused"] = True
-            result["values"] = list(known.values)
-            if known.windows is not None:
-                result["windows"] = known.windows.tolist()
-            return False
-        may_prune = self.settings.pruner != "none" and result["source"] == "sampler"
-        windows, pruned = self._windows(trial, plan, may_prune)
-        functions = {name: float(function(plan)) for name, function in self._functions.items()}
-        result["values"] = list(objective_values(self.objectives, cost, windows, functions))
-        if self.quality is not None and self.quality.source == "windows":
-            result["windows"] = windows[self.quality.measured].tolist()
-        return pruned
-
-    def _windows(
-        self, trial: Trial, plan: Plan, may_prune: bool
-    ) -> tuple[dict[str, FloatArray], bool]:
-        """Measure -> values of the windows seen, and whether the pruner stopped the trial."""
-        if not may_prune:
-            return dict(self._evaluate(plan)), False
-        objective = self.objectives[0]
-        parts: list[Mapping[str, FloatArray]] = []
-        for step, (first, last) in enumerate(self._rungs()):
-            parts.append(self._evaluate(plan, first, last))
-            seen = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            # Wilcoxon's test pairs the rungs themselves, the other pruners compare what was
-            # seen so far.
-            shown = parts[-1] if self.settings.pruner == "wilcoxon" else seen
-            trial.report(objective.reduce(shown[objective.measured]), step + 1)
-            if last < self._evaluate.num_windows and trial.should_prune():
-                return seen, True
-        return seen, False
-
-    def _rungs(self) -> list[tuple[int, int]]:
-        """Ranges of windows, in whole batches, that a pruner sees one after the other."""
-        batch = self._evaluate.batch_size
-        num_batches = -(-self._evaluate.num_windows // batch)
-        ends = np.unique(np.linspace(0, num_batches, min(RUNGS, num_batches) + 1).round())
-        edges = [min(int(end) * batch, self._evaluate.num_windows) for end in ends]
-        return list(itertools.pairwise(edges))
-
-    def _stand_in(
-        self, choices: Choices, cost: Cost, records: Sequence[TrialRecord]
-    ) -> list[float]:
-        """Values for a plan over budget, which is not run: its costs, and the worst of the rest.
-
-        Samplers rank such trials by how far they are over budget; Gaussian processes want a
-        finite number all the same.
-        """
-        values = []
-        for index, objective in enumerate(self.objectives):
-            measured = [r.values[index] for r in records if r.is_candidate]
-            if objective.source == "cost":
-                values.append(float(getattr(cost, objective.name)))
-            elif measured:
-                values.append(
-                    max(measured) if objective.direction == "minimize" else min(measured)
-                )
-            else:
-                values.append(self.space.predicted_damage(choices))
-        return values
+def _claims(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Every trial that counts: finished, running or queued; not the failed ones."""
+    return [trial for trial in trials if trial.state != TrialState.FAIL]
 
 
-def budget_limits(space: Space, budget: Mapping[str, float]) -> dict[str, int]:
-    """Resource -> the most bits that all budgets on it allow.
-
-    Raises:
-        BudgetError: The cheapest plan of the space breaks a budget.
-    """
-    limits: dict[str, int] = {}
-    for measure, bound in budget.items():
-        resource = resource_of(measure)
-        allowed = allowed_bits(space, measure, bound)
-        limits[resource] = min(allowed, limits.get(resource, allowed))
-    return limits
-
-
-def check_space(space: Space, settings: SearchSettings, objectives: Sequence[Objective]) -> None:
-    """Refuses combinations that cannot search.
-
-    Raises:
-        ConfigError: The direct space has too many groups, or nothing holds a guided one back
-            from the widest formats.
-    """
-    if settings.mode == "direct" and len(space.groups) > MAX_DIRECT_GROUPS:
-        raise ConfigError(
-            f'space.mode = "direct" takes at most {MAX_DIRECT_GROUPS} groups and this space has '
-            f"{len(space.groups)}: with one variable a group, samplers hardly move in so many "
-            "dimensions and Optuna's time for each trial grows with them; "
-            'use space.mode = "guided"'
-        )
-    is_costed = settings.budget or any(objective.source == "cost" for objective in objectives)
-    if settings.mode == "guided" and not is_costed:
-        raise ConfigError(
-            "a guided search needs a cost to trade: without a cost among search.objectives "
-            f"({[o.name for o in objectives]}) or a [search.budget] every trial would be the plan "
-            "of the widest formats; add one"
-        )
-
-
-def _source(trial: FrozenTrial) -> Source:
-    return trial.user_attrs.get(QUEUED, {}).get("source", "sampler")  # type: ignore[no-any-return]
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    result = trial.user_attrs[_RESULT]
-    windows = result.get("windows")
-    return TrialRecord(
-        number=trial.number,
-        state="complete" if trial.state == TrialState.COMPLETE else "pruned",
-        source=result["source"],
-        choices=tuple(result["choices"]),
-        digest=result["digest"],
-        values=tuple(result["values"]),
-        costs=result["costs"],
-        is_feasible=result["feasible"],
-        is_evaluated=result["evaluated"],
-        is_reused=result["reused"],
-        seconds=result["seconds"],
-        forward_seconds=result["forward_seconds"],
-        windows=None if windows is None else np.array(windows, dtype=np.float64),
-        params=dict(trial.params),
-        parent=result.get("parent"),
-        anchor=result.get("anchor", ""),
-    )
+def _is_refinement(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(QUEUED, {}).get("source") == "refine")
