@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mpq.errors import ModelError
 from mpq.formats.format import Format
 from mpq.kernels.fake_quant import quantize
 from mpq.modeling.scoring import Batch, forward, make_batches
@@ -94,6 +95,9 @@ def fisher_damage(
         candidates: Which formats of which sites. Identity formats cost nothing and give 0.
         seed: Of the labels that are sampled; the same seed gives the same table.
         progress: Told how far the pass has come.
+
+    Raises:
+        ModelError: The model predicts no probabilities on the data.
     """
     batches = make_batches(data, 1, next(model.parameters()).device)
     found = {place.site.name: place for place in places(model)}
@@ -129,12 +133,30 @@ def fisher_damage(
 
 
 def sampled_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    """-Σ log p(y) over a batch's positions, with labels y sampled from the model itself."""
+    """-Σ log p(y) over a batch's positions, with labels y sampled from the model itself.
+
+    Raises:
+        ModelError: The model predicts no probabilities; names the weights that are not finite.
+    """
     logits = forward(model, batch).float().flatten(0, 1)
     with torch.no_grad():
-        labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+        probabilities = logits.softmax(-1)
+        if not probabilities.isfinite().all():
+            raise ModelError(_broken(model))
+        labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
     loss: Tensor = nn.functional.cross_entropy(logits, labels, reduction="sum")
     return loss
+
+
+def _broken(model: nn.Module) -> str:
+    """Why a model has no probabilities to sample from."""
+    names = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    reason = (
+        f"these weights are not finite: {', '.join(names)}; repair the checkpoint"
+        if names
+        else 'its weights are finite, so an activation overflows; load it with dtype = "float32"'
+    )
+    return f"{type(model).__name__} must predict finite probabilities to be profiled; {reason}"
 
 
 def _weight_damage(

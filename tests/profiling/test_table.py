@@ -14,7 +14,14 @@ def make_table(damage, sites=("a", "b"), formats=("bfp4", "bfp6"), **facts):
         sites=sites,
         formats=formats,
         damage=np.array(damage, dtype=np.float64),
-        **{"method": "kl", "tokens": 9, "fingerprint": "f", "data_sha256": "d", **facts},
+        **{
+            "seed": 0,
+            "method": "kl",
+            "tokens": 9,
+            "fingerprint": "f",
+            "data_sha256": "d",
+            **facts,
+        },
     )
 
 
@@ -48,8 +55,8 @@ def test_a_missing_file_is_named(tmp_path):
         "",
         "site,format\na,bfp4\n",
         ",".join(COLUMNS) + "\n",
-        ",".join(COLUMNS) + "\na,bfp4,much,kl,9,f,d\n",
-        ",".join(COLUMNS) + "\na,bfp4,1,kl,9,f,d\na,bfp6,1,kl,8,f,d\n",
+        ",".join(COLUMNS) + "\na,bfp4,much,kl,9,0,f,d\n",
+        ",".join(COLUMNS) + "\na,bfp4,1,kl,9,0,f,d\na,bfp6,1,kl,8,0,f,d\n",
         ",".join(COLUMNS) + "\na,bfp4,1,kl\n",
     ],
 )

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+
+from mpq.errors import PlanError, RunError
+from mpq.profiling import sensitivity
+from mpq.profiling.sensitivity import METHODS, measure_sensitivity, start_table
+from mpq.profiling.table import DamageTable
+from tests.profiling.models import candidates, sharp, windows
+
+
+def new_table(method, **facts):
+    return DamageTable.empty(
+        **{"method": method, "tokens": 96, "fingerprint": "f", "data_sha256": "d", **facts}
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sharp("llama")
+
+
+@pytest.fixture(scope="module")
+def asked(model):
+    return candidates(model, ["bfp3", "bfp4"], keep=lambda s: s.kind == "self_attn")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_pair_is_measured_and_saved(model, asked, method, tmp_path):
+    path = tmp_path / "t.csv"
+    table = measure_sensitivity(
+        model, windows(), asked, new_table(method), save=lambda table: table.write(path)
+    )
+    assert set(table.sites) == {site.name for site in asked}
+    assert (table.damage > 0).all()
+    np.testing.assert_array_equal(DamageTable.read(path).damage, table.damage)
+
+
+def test_the_methods_rank_alike(model, asked):
+    tables = [
+        measure_sensitivity(model, windows(64), asked, new_table(method)) for method in METHODS
+    ]
+    assert tables[0].rank_correlation(tables[1]).overall > 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_profile_goes_on_where_it_was(model, asked, method, tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    whole = measure_sensitivity(model, windows(), asked, new_table(method))
+
+    def stop(what, done, total):
+        if what in ("sites", "forward passes") and done >= total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(
+            model,
+            windows(),
+            asked,
+            new_table(method),
+            save=lambda table: table.write(path),
+            progress=stop,
+        )
+    kept = start_table(path, new_table(method))
+    assert 0 < len(kept.sites) < len(asked)
+
+    measured = []
+    original = sensitivity._steps
+
+    def spy(model_, data, missing, *rest):
+        measured.extend(site.name for site in missing)
+        return original(model_, data, missing, *rest)
+
+    monkeypatch.setattr(sensitivity, "_steps", spy)
+    resumed = measure_sensitivity(model, windows(), asked, kept)
+    assert set(measured) == {site.name for site in asked} - set(kept.sites)
+    names = [site.name for site in asked]
+    np.testing.assert_allclose(
+        resumed.select(names, resumed.formats), whole.select(names, whole.formats), rtol=1e-3
+    )
+
+
+def test_sites_are_saved_while_the_profile_runs(model, asked, monkeypatch):
+    monkeypatch.setattr(sensitivity, "_SAVE_SECONDS", 0.0)
+    saved = []
+    measure_sensitivity(
+        model, windows(2), asked, new_table("kl"), save=lambda table: saved.append(table.sites)
+    )
+    assert [len(sites) for sites in saved[:-1]] == list(range(1, len(asked) + 1))
+
+
+def test_a_finished_table_is_not_measured_again(model, asked, monkeypatch):
+    table = measure_sensitivity(model, windows(), asked, new_table("fisher"))
+    monkeypatch.setattr(sensitivity, "_steps", None)
+    assert measure_sensitivity(model, windows(), asked, table) is table
+
+
+def test_a_profile_stopped_before_its_first_site_leaves_no_file(model, asked, tmp_path):
+    def stop(what, done, total):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "t.csv"
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(
+            model,
+            windows(),
+            asked,
+            new_table("fisher"),
+            save=lambda table: table.write(path),
+            progress=stop,
+        )
+    assert not path.exists()
+    assert start_table(path, new_table("fisher")).sites == ()
+
+
+def test_large_models_take_several_passes_to_the_same_table(model, monkeypatch):
+    weights = candidates(model, ["bfp3"], keep=lambda s: s.role == "weight")
+    once = measure_sensitivity(model, windows(), weights, new_table("fisher"))
+    monkeypatch.setattr(sensitivity, "MAX_FISHER_BYTES", 20_000)
+    passes = []
+    several = measure_sensitivity(
+        model,
+        windows(),
+        weights,
+        new_table("fisher"),
+        progress=lambda *step: passes.append(step[:2]),
+    )
+    assert passes.count(("backward passes", 0)) > 1
+    np.testing.assert_allclose(several.damage, once.damage, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"tokens": 95}, {"fingerprint": "g"}, {"data_sha256": "e"}, {"seed": 1}]
+)
+def test_a_table_of_something_else_is_not_gone_on_with(facts, tmp_path):
+    path = tmp_path / "t.csv"
+    new_table("fisher").with_damage({("a", "bfp4"): 1.0}).write(path)
+    assert start_table(path, new_table("fisher")).sites == ("a",)
+    with pytest.raises(RunError, match=f"these differ in {next(iter(facts))}"):
+        start_table(path, new_table("fisher", **facts))
+
+
+def test_formats_that_a_site_cannot_take_are_all_named(model):
+    inputs = candidates(model, ["int8-tensor", "bfp4", "nvfp4"], keep=lambda s: s.role == "input")
+    with pytest.raises(PlanError, match=r"q_proj\.input: int8-tensor[\s\S]*input: nvfp4"):
+        measure_sensitivity(model, windows(), inputs, new_table("kl"))
+
+
+def test_an_operand_and_the_output_that_it_is_can_both_be_profiled(model):
+    both = candidates(
+        model,
+        ["bfp4"],
+        keep=lambda s: (
+            s.name in ("model.layers.0.self_attn.k", "model.layers.0.self_attn.k_proj.output")
+        ),
+        output=True,
+    )
+    assert len(both) == 2
+    assert (measure_sensitivity(model, windows(), both, new_table("kl")).damage > 0).all()
+
+
+def test_an_unknown_method_is_refused(model, asked):
+    with pytest.raises(RunError, match="one of fisher, kl; 'mse' is none"):
+        measure_sensitivity(model, windows(), asked, new_table("mse"))
