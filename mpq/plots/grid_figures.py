@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELLED_ROWS = 80
+# Bits -> colour, the same in every figure, so that plans can be compared; wider formats share the
+# darkest. A step of one bit is seen best where formats are narrow.
+SHADES = LogNorm(2, 9, clip=True)
 CHARACTER = 3.9  # width of a tick label's character, in points
 
 
@@ -58,21 +61,17 @@ def _draw_cells(
     left: dict[int, int],
     cell: float,
 ) -> None:
-    formats = allocation.formats
     palette = mpl.colormaps["viridis_r"]
-    colours = palette(np.linspace(0.0, 0.95, max(2, len(formats))))
-    scale = LinearSegmentedColormap.from_list("ranks", colours)
-    last = max(1, len(formats) - 1)
-    cells = allocation.rows[["row", "block", "rank", "bits"]].to_numpy(float)
-    for row, block, rank, bits in cells.tolist():
-        x, y, colour = left[int(block)], top[int(row)], scale(rank / last)
+    cells = allocation.rows[["row", "block", "bits"]].to_numpy(float)
+    for row, block, bits in cells.tolist():
+        x, y, colour = left[int(block)], top[int(row)], palette(SHADES(bits))
         axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=colour, linewidth=0))
         if cell >= 0.2:
             ink = "white" if _lightness(colour) < 0.5 else INK
             axes.text(x, y, f"{bits:.3g}", ha="center", va="center", fontsize=6, color=ink)
     handles = [
-        Patch(facecolor=scale(rank / last), label=text)
-        for text, rank in zip(formats["format"], formats["rank"], strict=True)
+        Patch(facecolor=palette(SHADES(bits)), label=text)
+        for text, bits in allocation.formats[["format", "bits"]].to_numpy().tolist()
     ]
     axes.legend(
         handles=handles[::-1],

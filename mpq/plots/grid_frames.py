@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mpq.errors import PlanError, RunError
@@ -23,9 +22,8 @@ class AllocationRows:
     Attributes:
         rows: One row a cell: `section` (weights, inputs, ...), `row` (index from the top),
             `label` of that row, `block` (-1 outside of blocks), `bits` (nominal bits a value,
-            the mean where a cell holds several sites), `rank` (place of these bits among
-            `formats`, between two of them for a mean), `format` (empty where they differ).
-        formats: One row a format of the plan, fewest bits first: `format`, `bits`, `rank`.
+            the mean where a cell holds several sites), `format` (empty where they differ).
+        formats: One row a format of the plan, fewest bits first: `format`, `bits`.
     """
 
     rows: pd.DataFrame
@@ -64,10 +62,6 @@ def allocation_rows(source: Any, *, plan: str | None = None) -> AllocationRows:
     cells = sites.groupby(["section", "row", "label", "block"], as_index=False)
     rows = cells.agg(bits=("bits", "mean"), format=("format", _one_or_none))
     used = sites[["format", "bits"]].drop_duplicates().sort_values(["bits", "format"])
-    used["rank"] = np.arange(len(used))
-    ranks = np.interp(rows["bits"], used["bits"], used["rank"])
-    # Formats of equal bits keep a rank of their own.
-    rows["rank"] = rows["format"].map(used.set_index("format")["rank"]).fillna(pd.Series(ranks))
     return AllocationRows(
         rows=rows.sort_values(["row", "block"], ignore_index=True),
         formats=used.reset_index(drop=True),

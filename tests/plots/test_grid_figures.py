@@ -48,6 +48,16 @@ def test_more_bits_are_darker_so_that_grey_print_keeps_the_order(allocation):
     assert greys == sorted(greys)
 
 
+def test_a_format_has_one_colour_in_every_figure():
+    colours = set()
+    for others in ("bfp2", "bfp8"):
+        plan = Plan.of({"h.0.a.weight": "bfp4", "h.1.a.weight": others})
+        axes = draw_allocation(allocation_rows(plan)).axes[0]
+        (patch,) = (p for p in axes.get_legend().get_patches() if p.get_label() == "bfp4")
+        colours.add(patch.get_facecolor())
+    assert len(colours) == 1
+
+
 @pytest.mark.parametrize(("blocks", "numbered"), [(12, True), (80, False)])
 def test_deep_models_fit_a_page_and_leave_numbers_to_the_colours(blocks, numbered):
     plan = Plan.of({f"h.{index}.mlp.up_proj.weight": "bfp4" for index in range(blocks)})

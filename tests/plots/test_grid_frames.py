@@ -26,20 +26,13 @@ def test_a_plan_becomes_one_cell_a_kind_and_block():
         ("k", "attention", 0): (8.5, "bfp8"),
     }
     assert list(allocation.formats["format"]) == ["bfp4", "bfp6", "bfp8"]
-    assert list(allocation.formats["rank"]) == [0, 1, 2]
 
 
 def test_experts_of_a_block_share_a_cell_of_their_mean():
     names = [f"model.layers.0.mlp.experts.{index}.w1.weight" for index in range(4)]
     plan = Plan.of(dict(zip(names, ["bfp4", "bfp4", "bfp4", "bfp8"], strict=True)))
     (cell,) = allocation_rows(plan).rows.to_dict("records")
-    assert (cell["bits"], cell["format"], cell["rank"]) == (5.5, "", 0.25)
-
-
-def test_formats_of_equal_bits_keep_their_own_rank():
-    plan = Plan.of({"h.0.a.weight": "mxint8", "h.1.a.weight": "mxfp8-e4m3"})
-    ranks = dict(allocation_rows(plan).rows[["format", "rank"]].to_numpy().tolist())
-    assert sorted(ranks.values()) == [0, 1]
+    assert (cell["bits"], cell["format"]) == (5.5, "")
 
 
 def test_the_plan_of_a_run_a_file_and_a_value_are_one(tmp_path):
