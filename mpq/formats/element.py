@@ -214,3 +214,10 @@ class TableElement:
 
 
 Element = IntegerElement | FloatElement | LogElement | TableElement
+
+
+def has_negative_zero(element: Element) -> bool:
+    """Whether the codes have a sign of their own, so that -0 survives."""
+    if isinstance(element, IntegerElement):
+        return element.code == "sign-magnitude"
+    return not isinstance(element, TableElement)

@@ -1,5 +1,6 @@
 """Floats as the integers of their bits: exponents and powers of two, exactly."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,18 @@ FLOAT64 = FloatBits(
     infinity=0x7FF << 52,
     magnitude=0x7FFFFFFFFFFFFFFF,
 )
+
+
+def largest_held(dtype: torch.dtype) -> float:
+    """The largest float64 that stays finite, rounded to float32 and then to `dtype`."""
+    if dtype == torch.float64:
+        return torch.finfo(dtype).max
+    overflow = 2.0**128 - 2.0**103  # half a unit in the last place above float32's largest
+    if dtype == torch.bfloat16:
+        overflow = 2.0**128 - 2.0**119 - 2.0**103
+    if dtype == torch.float16:
+        overflow = 2.0**16 - 2.0**4 - 2.0**-9
+    return math.nextafter(overflow, 0.0)
 
 
 def bits_of(x: Tensor) -> FloatBits:

@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 
 from mpq.formats.block import ROW, TENSOR
-from mpq.formats.element import Element, FloatElement, IntegerElement, LogElement
+from mpq.formats.element import (
+    Element,
+    FloatElement,
+    IntegerElement,
+    LogElement,
+    has_negative_zero,
+)
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import NestedScale, StaticScale
+from mpq.kernels.bits import largest_held
 from mpq.kernels.layout import Layout
 from mpq.kernels.rounding import round_to_element, truncate_to_element
 from mpq.kernels.scaling import (
@@ -88,40 +95,46 @@ def _write(out: Tensor, values: Tensor, element: Element, scales: Scales) -> Non
 
 def saturate(values: Tensor, element: Element, unit: Tensor, dtype: torch.dtype) -> None:
     """Bounds values, in place, to the largest whose product with the unit the dtype holds."""
-    finest = torch.finfo(dtype)
-    bounds = (finest.max / unit.double()).nan_to_num_(nan=math.inf)
-    limits = truncate_to_element(bounds, element).to(values.dtype)
-    values.clamp_(-limits, limits)
+    bounds = (largest_held(dtype) / unit.double()).nan_to_num_(nan=math.inf)
+    lowest = truncate_to_element(bounds, element, negative=True).neg_().to(values.dtype)
+    values.clamp_(lowest, truncate_to_element(bounds, element).to(values.dtype))
+    if not has_negative_zero(element):
+        values.add_(0.0)
 
 
 def quantize_alone(x: Tensor, format: Format) -> Tensor:
-    """A format without stored scales: every value by itself."""
-    element = format.element
+    """The values of a tensor in a format without stored scales: each by itself."""
     if format.is_identity and x.dtype != torch.float64:
         return x
-    fraction = format.scale.fraction if isinstance(format.scale, StaticScale) else 0
-    bound = bound_in(x.dtype, element, fraction)
-    arithmetic = arithmetic_dtype(x.dtype) if _fits_float32(element) else torch.float64
-    cast = CASTS.get(element) if isinstance(element, FloatElement) else None
-    largest = bound or element.largest
     flat = x.reshape(-1)
     out = torch.empty_like(flat)
     for start in range(0, flat.numel(), PIECE):
         piece = flat[start : start + PIECE]
-        if cast is not None and x.dtype != torch.float64:
-            values = piece.clamp(-largest, largest).to(cast).to(torch.float32)
-        else:
-            scaled = piece.to(arithmetic) * 2.0**fraction
-            values = round_to_element(scaled, element, largest=bound).mul_(2.0**-fraction)
+        values = round_alone(piece, format)
+        if isinstance(format.scale, StaticScale):
+            values.mul_(2.0**-format.scale.fraction)
         # 0 * x is 0 with the sign of x, or NaN: a value that is not finite poisons itself.
         out[start : start + PIECE] = values.add_(piece, alpha=0)
     return out.view(x.shape)
 
 
+def round_alone(x: Tensor, format: Format) -> Tensor:
+    """The values of `x` in a format without stored scales, in units of the element."""
+    element = format.element
+    fraction = format.scale.fraction if isinstance(format.scale, StaticScale) else 0
+    bound = bound_in(x.dtype, element, fraction)
+    cast = CASTS.get(element) if isinstance(element, FloatElement) else None
+    if cast is not None and x.dtype != torch.float64:
+        largest = bound or element.largest
+        return x.float().clamp(-largest, largest).to(cast).float()
+    arithmetic = arithmetic_dtype(x.dtype) if _fits_float32(element) else torch.float64
+    return round_to_element(x.to(arithmetic) * 2.0**fraction, element, largest=bound)
+
+
 @lru_cache(maxsize=1024)
 def bound_in(dtype: torch.dtype, element: Element, fraction: int) -> float:
     """The largest value, in units of the element, that the dtype holds; 0 if it holds all."""
-    holds = torch.tensor(torch.finfo(dtype).max, dtype=torch.float64) * 2.0**fraction
+    holds = torch.tensor(largest_held(dtype), dtype=torch.float64) * 2.0**fraction
     bound = float(truncate_to_element(holds, element))
     lowest = element.largest + 1 if isinstance(element, IntegerElement) else element.largest
     return 0.0 if float(holds) >= lowest else bound

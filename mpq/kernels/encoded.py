@@ -14,7 +14,7 @@ from mpq.kernels.codes import codes_of, values_of
 from mpq.kernels.eager import (
     arithmetic_dtype,
     bound_in,
-    quantize_alone,
+    round_alone,
     round_blocks,
     saturate,
     scales_above,
@@ -79,7 +79,7 @@ def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
     """The packed codes and scales of a finite tensor that is not empty."""
     element = format.element
     if format.block is None:
-        values = quantize_alone(x, format).double() * 2.0 ** _fraction(format)
+        values = round_alone(x, format)
         return Encoded(
             format=format,
             axis=axis,

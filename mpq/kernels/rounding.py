@@ -113,19 +113,21 @@ def _table(
     )
 
 
-def truncate_to_element(bounds: Tensor, element: Element) -> Tensor:
-    """The largest value of the element at or below each bound.
+def truncate_to_element(bounds: Tensor, element: Element, *, negative: bool = False) -> Tensor:
+    """The largest magnitude of the element at or below each bound.
 
     Args:
         bounds: Positive, float64, in units of the element.
-        element: A symmetric element, or the positive side of another.
+        element: Whose magnitudes.
+        negative: Whether to look among the negative values (a table has others there).
     """
     bounds = bounds.clamp(max=element.largest)
     match element:
         case IntegerElement():
             return bounds.floor()
         case TableElement(values=values):
-            table = bounds.new_tensor([value for value in values if value >= 0])
+            side = [-value for value in reversed(values)] if negative else values
+            table = bounds.new_tensor([value for value in side if value >= 0])
             return table[torch.bucketize(bounds, table, right=True) - 1]
         case FloatElement(fraction=fraction):
             digits = fraction

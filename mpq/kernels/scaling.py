@@ -85,7 +85,7 @@ def _share_exponents(
     if scale.rule == "mse":
         chosen = _least_error(blocks, peaks, exponents, element, scale)
     if not highest < math.inf:
-        chosen.unit.masked_fill_(~peaks.isfinite(), math.nan)
+        _poisoned(chosen.unit, peaks)
     may_overflow = not highest <= torch.finfo(dtype).max / 8
     return replace(chosen, may_overflow=may_overflow)
 
@@ -142,14 +142,14 @@ def exponent_offset(element: Element, scale: SharedExponent) -> int:
 def _least_error(
     blocks: Tensor, peaks: Tensor, exponents: Tensor, element: Element, scale: SharedExponent
 ) -> Scales:
-    """Of the floor's exponent, the next above and the next below, the least squared error.
+    """Of the floor's exponent, the next below and the next above, the least squared error.
 
     The first of equals wins, so that a block which one of them holds exactly keeps the floor's.
     """
     best = _powers(peaks, exponents, element, scale)
     least = _squared_errors(blocks, best, element)
     unit, inverse, stored = best.unit, best.inverse, best.stored
-    for shift in (1, -1):
+    for shift in (-1, 1):
         other = _powers(peaks, exponents + shift, element, scale)
         error = _squared_errors(blocks, other, element)
         wins = error < least
@@ -167,12 +167,10 @@ def _squared_errors(blocks: Tensor, scales: Scales, element: Element) -> Tensor:
     return error.square_().sum(dim=1, keepdim=True)
 
 
-def _float_scales(exact: Tensor, scale: FloatScale, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """float64 scales as stored (float32 rounded to the scale's dtype, saturating), and as used."""
-    stored_dtype = SCALE_TORCH_DTYPES[scale.dtype]
-    largest = torch.finfo(stored_dtype).max
-    stored = exact.to(torch.float32).clamp_(-largest, largest).to(stored_dtype)
-    return stored, stored.to(dtype).masked_fill_(~exact.isfinite(), math.nan)
+def _stored(wanted: Tensor, scale: FloatScale) -> Tensor:
+    """Scales rounded to the dtype in which they are stored, saturating."""
+    dtype = SCALE_TORCH_DTYPES[scale.dtype]
+    return wanted.float().clamp_(max=torch.finfo(dtype).max).to(dtype)
 
 
 def _symmetric_scales(
@@ -181,15 +179,21 @@ def _symmetric_scales(
     if scale.absmax is not None:
         unit = calibrated_unit(element, scale, blocks)
         return Scales(unit=unit, may_overflow=_may_overflow(unit, element, dtype))
-    exact = largest_magnitudes(blocks).double() / element.largest
-    stored, unit = _float_scales(exact, scale, blocks.dtype)
+    peaks = largest_magnitudes(blocks)
+    stored = _stored(peaks / element.largest, scale)
+    unit = _poisoned(stored.to(blocks.dtype), peaks)
     return Scales(unit=unit, stored=stored, may_overflow=_may_overflow(unit, element, dtype))
+
+
+def _poisoned(unit: Tensor, peaks: Tensor) -> Tensor:
+    """The units, NaN where a block's peak is not finite."""
+    return unit.masked_fill_(~peaks.isfinite(), math.nan)
 
 
 def calibrated_unit(element: Element, scale: FloatScale, like: Tensor) -> Tensor:
     """The unit that follows from a calibrated absmax, [1, 1], in the dtype of `like`."""
-    exact = torch.full((1, 1), scale.absmax or 0.0, dtype=torch.float64, device=like.device)
-    return _float_scales(exact / element.largest, scale, like.dtype)[1]
+    absmax = torch.full((1, 1), scale.absmax or 0.0, dtype=torch.float32, device=like.device)
+    return _stored(absmax / element.largest, scale).to(like.dtype)
 
 
 def _may_overflow(unit: Tensor, element: Element, dtype: torch.dtype) -> bool:
@@ -201,8 +205,9 @@ def _asymmetric_scales(
 ) -> Scales:
     low, high = torch.aminmax(blocks, dim=1, keepdim=True)
     low, high = low.clamp_(max=0.0), high.clamp_(min=0.0)
-    exact = (high.double() - low.double()) / element.largest
-    stored, unit = _float_scales(exact, scale, blocks.dtype)
+    # In float64, where the difference neither overflows nor rounds before the quotient does.
+    stored = _stored((high.double() - low.double()) / element.largest, scale)
+    unit = _poisoned(_poisoned(stored.to(blocks.dtype), high), low)
     zero_point = (-low / divisor(unit)).round_().clamp_(0.0, element.largest)
     return Scales(
         unit=unit,
@@ -237,5 +242,5 @@ def _nested_scales(blocks: Tensor, element: Element, above: Tensor, dtype: torch
     peaks = largest_magnitudes(blocks)
     wanted = peaks / element.largest / divisor(above)
     inner = round_to_element(wanted, BLOCK_SCALE)
-    unit = (inner * above).masked_fill_(~peaks.isfinite(), math.nan)
+    unit = _poisoned(inner * above, peaks)
     return Scales(unit=unit, stored=inner, may_overflow=_may_overflow(unit, element, dtype))
