@@ -66,7 +66,8 @@ def apply_plan(
     found = check_plan(model, plan.formats, places(model))
     stored = {name: place for name, place in found.items() if place.site.is_stored}
     flowing = {name: place for name, place in found.items() if not place.site.is_stored}
-    values = _quantized_parameters(stored, plan.formats, cache or WeightCache(0))
+    kept = WeightCache(0) if cache is None else cache
+    values = _quantized_parameters(stored, plan.formats, kept)
     repeats = Repeats()
     with ExitStack() as stack:
         _APPLIED.add(model)

@@ -158,3 +158,10 @@ def logits(model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
     """The model's logits, without gradients."""
     with torch.no_grad():
         return model(input_ids=tokens, **inputs).logits
+
+
+def positions(family: str, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Position ids [batch, tokens] counted from each sequence's first unmasked token."""
+    mask = torch.ones_like(tokens) if mask is None else mask
+    counted = (mask.cumsum(dim=-1) - 1).clamp_min(0)
+    return counted + 1 if family == "roberta" else counted  # RoBERTa counts from behind its pad id
