@@ -45,6 +45,16 @@ class Codes:
         return Codes(tuple(self.values[i] for i in kept), tuple(self.even[i] for i in kept), False)
 
     @functools.cached_property
+    def falling(self) -> tuple[float, ...]:
+        """From the largest down to zero."""
+        return tuple(value for value in reversed(self.values) if value >= 0)
+
+    @functools.cached_property
+    def rising(self) -> tuple[float, ...]:
+        """From the lowest up to zero."""
+        return tuple(value for value in self.values if value <= 0)
+
+    @functools.cached_property
     def _sums(self) -> tuple[float, ...]:
         """Twice the midpoints between neighbours, exactly."""
         sums = tuple(low + high for low, high in itertools.pairwise(self.values))

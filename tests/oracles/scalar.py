@@ -159,7 +159,8 @@ def floor_log2(x: float) -> int:
 def _with_zero_point(block: Sequence[float], facts: Facts, dtype: np.dtype) -> list[float]:
     """Asymmetric integers: the range always holds zero, and zero is a code."""
     low, high = min(0.0, *block), max(0.0, *block)
-    scale = _stored((np.float32(high) - np.float32(low)) / np.float32(facts.anchor), facts.storage)
+    exact = (Fraction(high) - Fraction(low)) / Fraction(facts.anchor)
+    scale = _stored(np.float32(float(exact)), facts.storage)
     if scale == 0:
         return [0.0] * len(block)
     zero = facts.codes.nearest(_quotient(-low, scale))
@@ -167,7 +168,8 @@ def _with_zero_point(block: Sequence[float], facts: Facts, dtype: np.dtype) -> l
     for value in block:
         quotient = Fraction(_quotient(value, scale))
         code = facts.codes.nearest(quotient + Fraction(zero))
-        result.append(_cast(code - zero, scale, facts, dtype))
+        smaller = np.arange(abs(code - zero), -1, -1) * np.sign(code - zero)
+        result.append(_cast(code - zero, smaller.tolist(), scale, dtype))
     return result
 
 
@@ -177,9 +179,11 @@ def _scaled(value: float, facts: Facts, scale: float | np.float32, dtype: np.dty
         return math.copysign(0.0, value) if facts.codes.signed_zero else 0.0
     quotient = _quotient(value, scale) if isinstance(scale, np.float32) else value / scale
     if facts.codes.signed_zero:
-        magnitude = _cast(facts.codes.magnitudes.nearest(abs(quotient)), scale, facts, dtype)
-        return math.copysign(magnitude, value)
-    return _cast(facts.codes.nearest(quotient), scale, facts, dtype)
+        magnitudes = facts.codes.magnitudes
+        code = magnitudes.nearest(abs(quotient))
+        return math.copysign(_cast(code, magnitudes.falling, scale, dtype), value)
+    code = facts.codes.nearest(quotient)
+    return _cast(code, facts.codes.falling if code > 0 else facts.codes.rising, scale, dtype)
 
 
 def _quotient(value: float, scale: np.float32) -> float:
@@ -187,17 +191,18 @@ def _quotient(value: float, scale: np.float32) -> float:
         return float(np.float32(value) / scale)
 
 
-def _cast(code: float, scale: float | np.float32, facts: Facts, dtype: np.dtype) -> float:
-    """Code times scale in float32, then in `dtype`; beyond it, the largest that it holds."""
+def _cast(
+    code: float, smaller: Sequence[float], scale: float | np.float32, dtype: np.dtype
+) -> float:
+    """Code times scale in float32, then in `dtype`.
+
+    Where that is infinite, the first of the `smaller` codes, which fall in magnitude, that is not.
+    """
     result = _product(code, scale, dtype)
     if math.isfinite(result):
         return result
-    towards_zero = [v for v in facts.codes.values if abs(v) < abs(code) and v * code > 0]
-    return max(
-        (r for r in (_product(v, scale, dtype) for v in towards_zero) if math.isfinite(r)),
-        key=abs,
-        default=0.0,
-    )
+    held = (_product(other, scale, dtype) for other in smaller if abs(other) < abs(code))
+    return next((value for value in held if math.isfinite(value)), 0.0)
 
 
 def _product(code: float, scale: float | np.float32, dtype: np.dtype) -> float:
