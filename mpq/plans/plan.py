@@ -98,16 +98,19 @@ def _rebuild(formats: dict[str, Format], model: str, fingerprint: str, schema: i
 
 
 def parse_formats(
-    named: Iterable[tuple[str, str | Format]],
+    named: Iterable[tuple[str, object]],
 ) -> list[tuple[str, Format]]:
     """The same pairs of name and format, in the same order, with every text parsed.
 
     Raises:
-        FormatError: Lists every name whose text is no format, each with the parser's message.
+        FormatError: Lists every name whose value is no format, with the parser's message.
     """
     pairs: list[tuple[str, Format]] = []
     faults: list[str] = []
     for name, given in named:
+        if not isinstance(given, (str, Format)):
+            faults.append(f"{name}: a format is text or a Format, not {given!r}")
+            continue
         try:
             pairs.append((name, given if isinstance(given, Format) else parse_format(given)))
         except FormatError as error:

@@ -23,6 +23,12 @@ def test_every_text_that_is_no_format_is_named_with_its_site():
         Plan.of({"a.weight": "bfq4", "b.weight": "bfp4", "c.weight": "int99x"})
 
 
+@pytest.mark.parametrize("value", [3, None, ["bfp4"]])
+def test_a_format_is_text_or_a_value(value):
+    with pytest.raises(FormatError, match=r"a: a format is text or a Format, not "):
+        Plan.of({"a": value})
+
+
 def test_the_order_of_sites_is_no_part_of_a_plan():
     one, two = Plan.of({"b": "bfp4", "a": "bfp6"}), Plan.of({"a": "bfp6", "b": "bfp4"})
     assert (one, hash(one), one.digest) == (two, hash(two), two.digest)
