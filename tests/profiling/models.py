@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from mpq.data.examples import Examples
 from mpq.formats.zoo import parse_format
 from mpq.modeling.sites import sites
 from tests.modeling.families import VOCABULARY, build
 
-__all__ = ["candidates", "sharp", "windows"]
+__all__ = ["candidates", "classifier_and_examples", "sharp", "windows"]
 
 
 def sharp(family: str) -> PreTrainedModel:
@@ -32,3 +33,29 @@ def candidates(model: PreTrainedModel, texts, *, keep=lambda _: True, **options)
     """The given formats for every site that `keep` is true of."""
     formats = tuple(parse_format(text) for text in texts)
     return {site: formats for site in sites(model, **options) if keep(site)}
+
+
+def classifier_and_examples() -> tuple[PreTrainedModel, Examples]:
+    """A random BERT that tells three classes apart, and padded sentences of 3 to 10 tokens."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_labels=3,
+        initializer_range=0.25,
+    )
+    model = BertForSequenceClassification(config).eval()
+    lengths = torch.arange(48) % 8 + 3
+    mask = (torch.arange(10)[None] < lengths[:, None]).long()
+    examples = Examples(
+        input_ids=windows(48, 10) * mask,
+        attention_mask=mask,
+        labels=torch.arange(48) % 3,
+        choice_ids=None,
+        source="random",
+        sha256="",
+    )
+    return model, examples

@@ -5,7 +5,7 @@ from mpq.errors import PlanError, RunError
 from mpq.profiling import sensitivity
 from mpq.profiling.sensitivity import METHODS, measure_sensitivity, start_table
 from mpq.profiling.table import DamageTable
-from tests.profiling.models import candidates, sharp, windows
+from tests.profiling.models import candidates, classifier_and_examples, sharp, windows
 
 
 def new_table(method, **facts):
@@ -40,6 +40,18 @@ def test_the_methods_rank_alike(model, asked):
         measure_sensitivity(model, windows(64), asked, new_table(method)) for method in METHODS
     ]
     assert tables[0].rank_correlation(tables[1]).overall > 0.9
+
+
+def test_the_methods_agree_on_a_classifier():
+    model, examples = classifier_and_examples()
+    asked = candidates(model, ["bfp4", "bfp6"], keep=lambda s: s.block >= 0)
+    assert {site.role for site in asked} == {"weight", "input", "q", "k", "v", "probs"}
+    fisher, kl = (
+        measure_sensitivity(model, examples, asked, new_table(method)) for method in METHODS
+    )
+    found = fisher.rank_correlation(kl)
+    assert found.overall > 0.9
+    assert 0.7 < found.total / found.other_total < 1.4
 
 
 @pytest.mark.parametrize("method", METHODS)
