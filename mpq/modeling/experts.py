@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ExpertsInterface
 
 from mpq.modeling.linear import input_through
 
-_GROUPED, _BATCHED = "grouped_mm", "batched_mm"
+_OPEN = frozenset({"grouped_mm", "batched_mm"})
 """transformers' own implementations that call `_apply_gate` between their matmuls."""
+
+_OURS = "mpq_experts"
 
 
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -111,19 +113,56 @@ def _between_matmuls(experts: nn.Module, transform: Callable[[Tensor], Tensor]) 
 def _dispatched(experts: nn.Module) -> Iterator[None]:
     """A context in which the experts run an implementation that can be reached into.
 
-    The `eager` loop of many models inlines its activation; the grouped matmul of transformers
-    computes the same and does not. It knows no float64: there the batched one stands in, which
-    gathers a copy of the weights for every token.
+    The `eager` loop of many models inlines its activation; ours does the same arithmetic, and
+    calls it.
     """
     config: Any = experts.config
     before = config._experts_implementation
-    if before in ALL_EXPERTS_FUNCTIONS:
+    if before in _OPEN or before == _OURS:
         yield
         return
-    first, _ = projections(experts)
-    is_double = getattr(experts, first).dtype == torch.float64
-    config._experts_implementation = _BATCHED if is_double else _GROUPED
+    ExpertsInterface.register(_OURS, _run_experts)
+    config._experts_implementation = _OURS
     try:
         yield
     finally:
         config._experts_implementation = before
+        ExpertsInterface._global_mapping.pop(_OURS, None)  # there is no public way to forget
+
+
+def _run_experts(
+    experts: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+) -> Tensor:
+    """Each token's experts, weighted and summed, in `eager`'s arithmetic and order.
+
+    Args:
+        experts: A module of fused experts.
+        hidden_states: [tokens, hidden].
+        top_k_index: [tokens, top_k] int, the experts of each token; an index beyond the last
+            expert stands for none.
+        top_k_weights: [tokens, top_k].
+
+    Returns:
+        [tokens, hidden].
+    """
+    first, second = projections(experts)
+    activate: Any = experts._apply_gate if experts.has_gate else experts.act_fn
+    normalise = getattr(experts, "post_expert_norm", None)
+    total = torch.zeros_like(hidden_states)
+    for expert in range(getattr(experts, first).shape[0]):
+        slots, tokens = torch.where((top_k_index == expert).T)
+        if not len(tokens):
+            continue
+        inner = activate(_project(experts, first, expert, hidden_states[tokens]))
+        outer = _project(experts, second, expert, inner)
+        if isinstance(normalise, nn.Module):
+            outer = normalise(outer)
+        outer = outer * top_k_weights[tokens, slots, None]
+        total.index_add_(0, tokens, outer.to(total.dtype))
+    return total
+
+
+def _project(experts: nn.Module, projection: str, expert: int, x: Tensor) -> Tensor:
+    weight = getattr(experts, projection)[expert]
+    y = x @ weight if experts.is_transposed else nn.functional.linear(x, weight)
+    return y + getattr(experts, f"{projection}_bias")[expert] if experts.has_bias else y
