@@ -1,7 +1,7 @@
 """Optuna's samplers and pruners, seeded trial by trial, and its voice turned down."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,16 +34,21 @@ class SeededSampler(BaseSampler):
     themselves. With the state renewed from the trial's turn, a resumed study draws what the
     uninterrupted one would have drawn. A turn is the trial's number without the failed trials
     before it, so that a killed trial shifts nothing.
+
+    Attributes:
+        trials: All trials of the study when the last one began.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self.trials: list[FrozenTrial] = []
         self._make = make
         self._seed = seed
         self._inner = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Renews the sampler for this trial."""
-        turn = trial_turn(study, trial)
+        self.trials = study.get_trials(deepcopy=False)
+        turn = trial_turn(trial, self.trials)
         state = np.random.SeedSequence([self._seed, turn]).generate_state(1)
         self._inner = self._make(int(state[0]))
         self._inner.before_trial(study, trial)
@@ -85,24 +90,21 @@ class SeededSampler(BaseSampler):
         self._inner.after_trial(study, trial, state, values)
 
 
-def trial_turn(study: Study, trial: FrozenTrial) -> int:
-    """The trial's place among the trials that count; a requeued trial has its first one's."""
+def trial_turn(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """A trial's place among those of `trials` that count; a requeued one has its first one's."""
     if TURN in trial.user_attrs:
         return int(trial.user_attrs[TURN])
-    failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    return int(trial.number) - sum(other.number < trial.number for other in failed)
+    failed = [other.number for other in trials if other.state == TrialState.FAIL]
+    return int(trial.number) - sum(number < trial.number for number in failed)
 
 
-def make_sampler(
-    name: str, *, seed: int, trials: int, start: Mapping[str, float] | None = None
-) -> SeededSampler:
+def make_sampler(name: str, *, seed: int, trials: int) -> SeededSampler:
     """One of `SAMPLERS`, seeded trial by trial.
 
     Args:
         name: Which.
         seed: Of the study.
         trials: How many trials there will be; populations are a quarter of it, 8 to 50.
-        start: For `cmaes`: where its first population is centred.
 
     Raises:
         ConfigError: There is no sampler of this name.
@@ -124,9 +126,7 @@ def make_sampler(
             independent_sampler=optuna.samplers.RandomSampler(seed=state),
         ),
         "gp": lambda state: optuna.samplers.GPSampler(seed=state, deterministic_objective=True),
-        "cmaes": lambda state: optuna.samplers.CmaEsSampler(
-            x0=dict(start) if start else None, seed=state
-        ),
+        "cmaes": lambda state: optuna.samplers.CmaEsSampler(seed=state),
     }
     if name not in samplers:
         raise ConfigError(f"search.sampler is one of {', '.join(SAMPLERS)}; got {name!r}")

@@ -115,15 +115,13 @@ class Search:
             limits=self.limits,
             trials=settings.trials,
         )
-        start = self._params_of(self._seeds[0].choices, self._seeds[0].params)
+        self._sampler = make_sampler(settings.sampler, seed=settings.seed, trials=settings.trials)
         self.study = open_study(
             storage,
             name,
             self.objectives,
             digest=space.digest,
-            sampler=make_sampler(
-                settings.sampler, seed=settings.seed, trials=settings.trials, start=start
-            ),
+            sampler=self._sampler,
             pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs())),
         )
         self._num_params = len(self._knobs) or len(space.groups)
@@ -232,7 +230,7 @@ class Search:
     def _run_trial(self, trial: Trial) -> tuple[float, ...]:
         self._current = trial.number
         trial.set_user_attr(WORKER, this_worker())
-        trials = self.study.get_trials(deepcopy=False)
+        trials = self._sampler.trials  # read when this trial was begun
         self._refuse_surplus(trial, trials)
         forward = self._evaluate.forward_seconds
         result, pruned = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))

@@ -97,9 +97,9 @@ class Judge:
         if known is not None:
             result |= {"reused": True, "values": list(known.values)}
             result["windows"] = None if known.windows is None else known.windows.tolist()
+            self._report(trial, known.windows)
             return result, False
-        may_prune = self.pruner != "none" and result["source"] == "sampler"
-        windows, pruned = self._measure(trial, plan, may_prune)
+        windows, pruned = self._measure(trial, plan, result["source"] == "sampler")
         functions = {name: float(function(plan)) for name, function in self.functions.items()}
         result["values"] = list(objective_values(self.objectives, cost, windows, functions))
         quality = quality_objective(self.objectives)
@@ -131,19 +131,28 @@ class Judge:
         self, trial: Trial, plan: Plan, may_prune: bool
     ) -> tuple[dict[str, FloatArray], bool]:
         """Measure -> values of the windows seen, and whether the pruner stopped the trial."""
-        if not may_prune:
+        if self.pruner == "none":
             return dict(self.evaluate(plan)), False
-        objective = self.objectives[0]
+        measured = self.objectives[0].measured
         parts: list[Mapping[str, FloatArray]] = []
-        for step, (first, last) in enumerate(self.rungs()):
+        for first, last in self.rungs():
             parts.append(self.evaluate(plan, first, last))
-            # Wilcoxon's test pairs the rungs themselves, the other pruners compare what was
-            # seen so far.
-            shown = parts[-1] if self.pruner == "wilcoxon" else _joined(parts)
-            trial.report(objective.reduce(shown[objective.measured]), step + 1)
-            if last < self.evaluate.num_windows and trial.should_prune():
-                return _joined(parts), True
-        return _joined(parts), False
+            seen = _joined(parts)
+            self._report(trial, seen[measured], since=first)
+            if may_prune and last < self.evaluate.num_windows and trial.should_prune():
+                return seen, True
+        return seen, False
+
+    def _report(self, trial: Trial, windows: FloatArray | None, since: int = 0) -> None:
+        """Tells the pruner of every rung that ends among these windows, from `since` on."""
+        if self.pruner == "none" or windows is None:
+            return
+        for step, (first, last) in enumerate(self.rungs(), start=1):
+            if since < last <= len(windows):
+                # Wilcoxon's test pairs the rungs themselves, the other pruners compare what
+                # was seen so far.
+                shown = windows[first if self.pruner == "wilcoxon" else 0 : last]
+                trial.report(self.objectives[0].reduce(shown), step)
 
     def _stand_in(
         self, choices: Choices, cost: Cost, records: Sequence[TrialRecord]

@@ -1,6 +1,7 @@
 """A search problem without a model: damages with interactions, measured on noisy windows."""
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -22,18 +23,25 @@ def make_sites(num_blocks: int = 3, *, activations: bool = False) -> tuple[Site,
         for kind, shape in LAYERS.items():
             module = f"model.layers.{block}.{kind}"
             fused = FUSED.get(kind)
-            group = f"model.layers.{block}.{fused}" if fused else f"{module}.weight"
+            group = f"model.layers.{block}.{fused or kind}.weight"
             common = {"kind": kind, "block": block}
             sites.append(
                 Site(name=f"{module}.weight", role="weight", shape=shape, group=group, **common)
             )
             if activations:
-                group = f"model.layers.{block}.{fused}" if fused else f"{module}.input"
-                shape = (TOKENS, shape[1])
+                group = f"model.layers.{block}.{fused or kind}.input"
+                flowing = (TOKENS, shape[1])
                 sites.append(
-                    Site(name=f"{module}.input", role="input", shape=shape, group=group, **common)
+                    Site(
+                        name=f"{module}.input", role="input", shape=flowing, group=group, **common
+                    )
                 )
     return tuple(sites)
+
+
+@cache
+def bits_of(text: str) -> float:
+    return parse_format(text).bits_per_value
 
 
 class Problem:

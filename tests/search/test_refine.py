@@ -1,0 +1,166 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mpq.search.front import TrialRecord
+from mpq.search.guided import optimum
+from mpq.search.objective import make_objectives
+from mpq.search.refine import AT_BUDGET, corrected_damage, is_better, lineages, propose
+from mpq.search.seeds import bits_of, within
+from tests.search.synthetic import Problem, make_sites, make_space
+
+OBJECTIVES = make_objectives(["kl", "weight_bits"])
+KL = OBJECTIVES[0]
+COMPARED = ["weight_bits"]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem(make_sites(2))
+
+
+@pytest.fixture(scope="module")
+def space(problem):
+    return make_space(problem)
+
+
+def record(space, number, choices, kl=None, *, problem=None, **more):
+    windows = problem(space.plan(choices))["kl"] if problem else None
+    kl = float(windows.mean()) if kl is None else kl
+    return TrialRecord(
+        number=number,
+        state="complete",
+        source=more.pop("source", "sampler"),
+        choices=choices,
+        digest=space.plan(choices).digest,
+        values=(kl, space.mean_bits("weight_bits", choices)),
+        costs={},
+        windows=windows,
+        **more,
+    )
+
+
+def standing(space, records, limits=None, objectives=OBJECTIVES):
+    return lineages(space, records, objectives, quality=KL, compared=COMPARED, limits=limits or {})
+
+
+def test_a_lineage_stands_at_the_best_plan_at_a_uniform_plans_cost(space):
+    uniform = list(space.uniform.values())
+    cheap = tuple(min(c, 1) for c in uniform[1])
+    records = [record(space, i, choices, kl=5.0 - i) for i, choices in enumerate(uniform)]
+    records.append(record(space, 9, (0, *cheap[1:]), kl=0.5))
+    found = {one.anchor: one.best.number for one in standing(space, records)}
+    assert found == {"bfp2": 0, "bfp3": 9, "bfp4": 9, "bfp5": 9, "bfp6": 9}
+
+
+def test_a_child_replaces_its_parent_only_by_the_paired_test(space):
+    start = space.uniform["bfp3"]
+    parent = replace(record(space, 0, start, kl=1.0), windows=np.linspace(0.5, 1.5, 32))
+    rng = np.random.default_rng(0)
+    better = parent.windows - rng.normal(0.05, 0.01, 32)
+    noisy = parent.windows - 0.005 - np.tile([0.5, -0.5], 16)
+    moved = (1, 1, *start[2:])
+    for windows, wins in ((better, True), (noisy, False), (parent.windows, False)):
+        child = replace(
+            record(space, 1, moved, kl=0.99), windows=windows, source="refine", anchor="bfp3"
+        )
+        assert is_better(child, parent, KL, OBJECTIVES) is wins
+        found = {one.anchor: one.best for one in standing(space, [parent, child])}
+        assert found["bfp3"] is (child if wins else parent)
+
+
+def test_more_is_better_where_an_objective_is_maximised(space):
+    objectives = make_objectives(["accuracy", "weight_bits"])
+    parent = replace(record(space, 0, space.uniform["bfp3"], kl=0.5), windows=np.full(32, 0.5))
+    child = replace(parent, number=1, values=(0.6, 3.5), windows=np.full(32, 0.6))
+    assert is_better(child, parent, objectives[0], objectives)
+    assert not is_better(parent, child, objectives[0], objectives)
+
+
+def test_without_windows_the_value_decides(space):
+    parent = record(space, 0, space.uniform["bfp3"], kl=1.0)
+    assert is_better(record(space, 1, space.uniform["bfp3"], kl=0.9), parent, KL, OBJECTIVES)
+
+
+def test_budgets_alone_make_one_lineage(space):
+    objectives = make_objectives(["kl"])
+    limits = {"weight_bits": space.bits("weight_bits", space.uniform["bfp4"])}
+    records = [
+        replace(record(space, i, choices, kl=5.0 - i), values=(5.0 - i,))
+        for i, choices in enumerate(space.uniform.values())
+    ]
+    found = lineages(
+        space, records, objectives, quality=objectives[0], compared=COMPARED, limits=limits
+    )
+    assert [(one.anchor, one.best.number, one.limits) for one in found] == [(AT_BUDGET, 2, limits)]
+
+
+def test_proposals_are_new_keep_the_cost_and_take_turns(space, problem):
+    records = [
+        record(space, i, choices, problem=problem)
+        for i, choices in enumerate(space.uniform.values())
+    ]
+    anchors = []
+    for number in range(10, 19):
+        lineage, choices = propose(
+            space, records, OBJECTIVES, quality=KL, compared=COMPARED, limits={}
+        )
+        assert choices not in {r.choices for r in records}
+        assert within(space, choices, lineage.limits)
+        anchors.append(lineage.anchor)
+        records.append(
+            record(
+                space,
+                number,
+                choices,
+                problem=problem,
+                source="refine",
+                anchor=lineage.anchor,
+                parent=lineage.best.number,
+            )
+        )
+    # Nothing can be exchanged in the narrowest plan, nor gained on the widest.
+    assert {"bfp3", "bfp4", "bfp5"} <= set(anchors)
+    counts = [anchors.count(anchor) for anchor in ("bfp3", "bfp4", "bfp5")]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_when_everything_was_tried_there_is_no_proposal():
+    problem = Problem(make_sites(1))
+    space = make_space(problem, formats=("bfp2", "bfp3"))
+    plans = [tuple(int(bit) for bit in f"{index:04b}") for index in range(16)]
+    records = [record(space, i, plan, problem=problem) for i, plan in enumerate(plans)]
+    found = propose(space, records, OBJECTIVES, quality=KL, compared=COMPARED, limits={})
+    assert found is None
+
+
+def test_the_correction_learns_which_groups_the_profile_misjudged(space):
+    """With a purely additive truth, the corrected damages rank exchanges better."""
+    rng = np.random.default_rng(1)
+    truth = np.exp(rng.normal(0, 0.5, len(space.groups)))
+    records = []
+    for number in range(60):
+        choices = tuple(int(c) for c in rng.integers(1, 4, len(space.groups)))
+        own = space.damage[np.arange(len(choices)), list(choices)]
+        records.append(record(space, number, choices, kl=float(own @ truth)))
+    near = min(
+        records, key=lambda r: abs(np.log(r.values[0] / np.median([q.values[0] for q in records])))
+    )
+    damage = corrected_damage(space, records, near, KL, OBJECTIVES)
+    learnt = damage[:, 2] / space.damage[:, 2]
+    assert np.corrcoef(np.log(learnt), np.log(truth))[0, 1] > 0.8
+    limits = bits_of(space, space.uniform["bfp3"], COMPARED)
+    before, after = optimum(space, space.damage, limits), optimum(space, damage, limits)
+
+    def true_damage(choices):
+        return float(space.damage[np.arange(len(choices)), list(choices)] @ truth)
+
+    assert true_damage(after) <= true_damage(before)
+
+
+def test_other_objectives_leave_the_profile_as_it_is(space):
+    objectives = make_objectives(["accuracy", "weight_bits"])
+    records = [record(space, i, c, kl=0.5) for i, c in enumerate(space.uniform.values())]
+    found = corrected_damage(space, records, records[0], objectives[0], objectives)
+    assert found is space.damage

@@ -1,0 +1,269 @@
+"""The loop: what it runs, what it repeats, how it ends, how it goes on."""
+
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+
+import pytest
+
+from mpq.errors import BudgetError, ConfigError, RunError
+from mpq.search.objective import make_objectives
+from mpq.search.settings import SearchSettings
+from mpq.search.study import Search
+from tests.search.synthetic import Problem, make_sites, make_space
+
+
+def make_search(folder, problem=None, *, objectives=("kl", "weight_bits"), **settings):
+    problem = problem or Problem(make_sites(2))
+    options = {"trials": 16, "refine": 4, "sampler": "random"} | settings
+    functions = options.pop("functions", {})
+    return Search(
+        make_space(problem),
+        make_objectives(objectives),
+        SearchSettings(**options),
+        problem,
+        storage=f"journal://{folder}/study.log",
+        functions=functions,
+    )
+
+
+def test_a_search_has_exactly_its_trials_and_refinements(tmp_path):
+    problem = Problem(make_sites(2))
+    search = make_search(tmp_path, problem)
+    told = []
+    search.run(lambda records: told.append(records[-1].number))
+    records = search.records()
+    sources = [record.source for record in records]
+    assert len(records) == 20
+    assert sources.count("refine") == 4
+    assert sources[-4:] == ["refine"] * 4
+    assert told == [record.number for record in records]
+    assert search.num_run == 20
+    assert problem.calls == sum(not record.is_reused for record in records)
+    assert 0 <= search.forward_seconds <= search.loop_seconds
+    search.run()
+    assert len(search.records()) == 20
+
+
+def test_more_trials_go_on_where_fewer_ended(tmp_path):
+    make_search(tmp_path, trials=8, refine=0).run()
+    search = make_search(tmp_path, trials=12, refine=2)
+    first = search.records()
+    assert len(first) == 8
+    search.run()
+    records = search.records()
+    assert len(records) == 14
+    assert [r.choices for r in records[:8]] == [r.choices for r in first]
+
+
+def test_equal_plans_are_measured_once(tmp_path):
+    problem = Problem(make_sites(1))
+    search = make_search(tmp_path, problem, trials=40, refine=0, mode="direct")
+    search.space.__dict__["digest"] = search.space.digest
+    search.run()
+    records = search.records()
+    assert len(records) == 40
+    assert problem.calls == len({record.choices for record in records})
+    values = {}
+    for record in records:
+        assert values.setdefault(record.choices, record.values) == record.values
+
+
+def test_values_are_those_of_the_plan(tmp_path):
+    problem = Problem(make_sites(2))
+    search = make_search(tmp_path, problem, objectives=("kl", "memory_density", "weight_bits"))
+    search.run()
+    for record in search.records():
+        plan = search.space.plan(record.choices)
+        assert record.digest == plan.digest
+        assert record.values[0] == pytest.approx(problem(plan)["kl"].mean())
+        assert record.values[1] == record.costs["memory_density"]
+        assert record.windows.shape == (problem.num_windows,)
+
+
+def test_over_budget_plans_cost_no_evaluation_and_never_count(tmp_path):
+    problem = Problem(make_sites(2))
+    search = make_search(
+        tmp_path, problem, mode="direct", trials=30, refine=0, budget={"weight_bits": 4.0}
+    )
+    search.run()
+    records = search.records()
+    over = [record for record in records if record.costs["weight_bits"] > 4.0]
+    assert over
+    assert len(records) == 30
+    for record in records:
+        assert record.is_feasible == (record.costs["weight_bits"] <= 4.0)
+        assert record.is_evaluated == record.is_feasible
+        assert record.is_candidate == record.is_feasible
+    assert problem.calls == sum(r.is_evaluated and not r.is_reused for r in records)
+    worst = max(r.values[0] for r in records if r.is_candidate)
+    assert all(record.values[0] <= worst for record in over)
+
+
+def test_guided_plans_never_exceed_a_budget(tmp_path):
+    search = make_search(tmp_path, budget={"weight_bits": 4.2}, objectives=("kl",))
+    search.run()
+    assert all(record.is_feasible for record in search.records())
+    assert max(record.costs["weight_bits"] for record in search.records()) <= 4.2
+
+
+def test_a_function_of_the_users_is_an_objective(tmp_path):
+    def score(plan):
+        return float(sum(str(fmt) == "bfp6" for fmt in plan.formats.values()))
+
+    name = "maximize:mine:score"
+    search = make_search(
+        tmp_path, objectives=(name, "weight_bits"), functions={name: score}, refine=3
+    )
+    search.run()
+    for record in search.records():
+        assert record.values[0] == score(search.space.plan(record.choices))
+    assert search.study.directions[0].name == "MAXIMIZE"
+
+
+class Interrupting(Problem):
+    """Stops the program in the middle of one measurement."""
+
+    def __init__(self, *args, stop_at, error, **more):
+        super().__init__(*args, **more)
+        self.stop_at, self.error = stop_at, error
+
+    def __call__(self, *args, **more):
+        if self.calls == self.stop_at:
+            self.calls += 1
+            raise self.error
+        return super().__call__(*args, **more)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("device lost")])
+@pytest.mark.parametrize("stop_at", [3, 13, 17])
+def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, error, stop_at):
+    whole = make_search(tmp_path / "whole", trials=16, refine=4)
+    whole.run()
+    broken = Interrupting(make_sites(2), stop_at=stop_at, error=error)
+    search = make_search(tmp_path / "broken", broken)
+    with pytest.raises(type(error)):
+        search.run()
+    assert len(search.records()) < 20
+    resumed = make_search(tmp_path / "broken")
+    resumed.run()
+    records = resumed.records()
+    assert len(records) == 20
+    assert sorted(r.choices for r in records) == sorted(r.choices for r in whole.records())
+
+
+WORKER = """
+    import os, signal, sys
+    from tests.search.synthetic import Problem, make_sites
+    from tests.search.test_study import make_search
+
+    class Killed(Problem):
+        def __call__(self, *args, **more):
+            if self.calls == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(*args, **more)
+
+    make_search(sys.argv[1], Killed(make_sites(2)), trials=14, refine=3).run()
+"""
+
+
+@pytest.mark.parametrize("kill_at", [4, 13])
+def test_a_killed_search_goes_on_at_once_with_the_killed_trial(tmp_path, kill_at):
+    program = textwrap.dedent(WORKER)
+    command = [sys.executable, "-c", program, str(tmp_path / "killed"), str(kill_at)]
+    assert subprocess.run(command, check=False).returncode == -9
+    resumed = make_search(tmp_path / "killed", trials=14, refine=3)
+    num_before = len(resumed.records())
+    assert num_before < 17
+    resumed.run()
+    whole = make_search(tmp_path / "whole", trials=14, refine=3)
+    whole.run()
+    records = resumed.records()
+    assert len(records) == 17
+    assert sorted(r.choices for r in records) == sorted(r.choices for r in whole.records())
+    states = [trial.state.name for trial in resumed.study.get_trials()]
+    assert states.count("FAIL") == 1
+    assert states.count("RUNNING") == states.count("WAITING") == 0
+
+
+def test_several_workers_share_one_study(tmp_path):
+    program = textwrap.dedent(WORKER)
+    command = [sys.executable, "-c", program, str(tmp_path), "-1"]
+    make_search(tmp_path, trials=14, refine=3)
+    workers = [subprocess.Popen(command) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    search = make_search(tmp_path, trials=14, refine=3)
+    records = search.records()
+    assert len(records) == 17
+    assert sum(record.source == "refine" for record in records) == 3
+    measured = [record.choices for record in records if not record.is_reused]
+    seeds = [record.choices for record in records if record.source != "sampler"]
+    assert len(seeds) == len(set(seeds))
+    assert len(set(measured)) >= len(measured) - 2  # both may measure one plan at a time
+
+
+def test_sqlite_is_made_for_several_readers(tmp_path):
+    problem = Problem(make_sites(1))
+    path = tmp_path / "new" / "study.db"
+    search = Search(
+        make_space(problem),
+        make_objectives(["kl", "weight_bits"]),
+        SearchSettings(trials=6, refine=1),
+        problem,
+        storage=f"sqlite:///{path}",
+    )
+    search.run()
+    assert len(search.records()) == 7
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_no_trial_starts_after_the_timeout(tmp_path):
+    search = make_search(tmp_path, timeout_seconds=1e-9)
+    search.run()
+    assert search.records() == []
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "wilcoxon"])
+def test_hopeless_trials_are_pruned_and_count(tmp_path, pruner):
+    problem = Problem(make_sites(3))
+    search = make_search(
+        tmp_path,
+        problem,
+        objectives=("kl",),
+        mode="direct",
+        pruner=pruner,
+        trials=40,
+        refine=2,
+        budget={"weight_bits": 6.0},
+    )
+    search.run()
+    records = search.records()
+    pruned = [record for record in records if record.state == "pruned"]
+    assert len(records) == 42
+    assert pruned
+    assert all(record.source == "sampler" for record in pruned)
+    assert all(len(record.windows) < problem.num_windows for record in pruned)
+    assert not any(record.is_candidate for record in pruned)
+    kept = [r.values[0] for r in records if r.source == "sampler" and r.is_candidate]
+    assert min(r.values[0] for r in pruned) >= min(kept)
+
+
+def test_a_study_of_another_search_is_refused(tmp_path):
+    make_search(tmp_path)
+    with pytest.raises(RunError, match="made for another search: objectives differ"):
+        make_search(tmp_path, objectives=("loss", "weight_bits"))
+    with pytest.raises(RunError, match="made for another search: space differ"):
+        make_search(tmp_path, Problem(make_sites(1)))
+
+
+def test_what_does_not_go_together_is_refused_before_anything_is_stored(tmp_path):
+    with pytest.raises(ConfigError, match="needs a cost to trade"):
+        make_search(tmp_path, objectives=("kl",))
+    with pytest.raises(BudgetError, match="cheapest plan"):
+        make_search(tmp_path, budget={"weight_bits": 1.0})
+    with pytest.raises(ConfigError, match="needs exactly one objective"):
+        make_search(tmp_path, pruner="median")
+    assert list(tmp_path.iterdir()) == []
