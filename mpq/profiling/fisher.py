@@ -47,7 +47,7 @@ from mpq.errors import ModelError
 from mpq.formats.format import Format
 from mpq.kernels.fake_quant import quantize
 from mpq.modeling.scoring import Batch, forward, make_batches
-from mpq.modeling.sites import places
+from mpq.modeling.sites import Place, places
 from mpq.modeling.wrap import tap
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
@@ -101,35 +101,34 @@ def fisher_damage(
     """
     batches = make_batches(data, 1, next(model.parameters()).device)
     found = {place.site.name: place for place in places(model)}
-    stored = {
-        site: (found[site.name].parameter, found[site.name].part)
-        for site in candidates
-        if site.is_stored
-    }
+    stored = {site: found[site.name] for site in candidates if site.is_stored}
     fisher: dict[nn.Parameter, Tensor] = {
-        parameter: torch.zeros_like(parameter, dtype=torch.float32)
-        for parameter, _ in stored.values()
+        place.parameter: torch.zeros_like(place.parameter, dtype=torch.float32)
+        for place in stored.values()
     }
     watch = _ActivationWatch({s: f for s, f in candidates.items() if not s.is_stored})
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with _gradients_into(model, fisher), tap(model, list(watch.damage), watch.transform):
-        for done, batch in enumerate(batches):
-            progress("backward passes", done, len(batches))
-            sampled_loss(model, batch, generator).backward()  # type: ignore[no-untyped-call]
-    progress("backward passes", len(batches), len(batches))
+        _run_backward(model, batches, seed, progress)
     positions = sum(batch.labels.numel() for batch in batches)
     for done, (site, formats) in enumerate(candidates.items()):
         progress("sites", done, len(candidates))
-        if site.is_stored:
-            parameter, part = stored[site]
-            weight, information = parameter.detach(), fisher[parameter]
-            if part is not None:
-                weight, information = weight[part], information[part]
-            totals = _weight_damage(weight, information, site, formats)
-        else:
-            totals = watch.damage[site]
+        totals = (
+            _weight_damage(stored[site], fisher[stored[site].parameter], formats)
+            if site in stored
+            else watch.damage[site]
+        )
         yield site, {text: total / positions for text, total in totals.items()}
     progress("sites", len(candidates), len(candidates))
+
+
+def _run_backward(
+    model: nn.Module, batches: Sequence[Batch], seed: int, progress: Progress
+) -> None:
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    for done, batch in enumerate(batches):
+        progress("backward passes", done, len(batches))
+        sampled_loss(model, batch, generator).backward()  # type: ignore[no-untyped-call]
+    progress("backward passes", len(batches), len(batches))
 
 
 def sampled_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -160,12 +159,15 @@ def _broken(model: nn.Module) -> str:
 
 
 def _weight_damage(
-    weight: Tensor, information: Tensor, site: Site, formats: Sequence[Format]
+    place: Place, information: Tensor, formats: Sequence[Format]
 ) -> dict[str, float]:
-    """½ Σ F Δ² of each format."""
+    """½ Σ F Δ² of each format; `information` is the whole parameter's F."""
+    weight = place.parameter.detach()
+    if place.part is not None:
+        weight, information = weight[place.part], information[place.part]
     return {
         str(fmt): 0.5
-        * float((information * _error(weight, fmt, site).square()).sum(dtype=torch.float64))
+        * float((information * _error(weight, fmt, place.site).square()).sum(dtype=torch.float64))
         for fmt in formats
     }
 
