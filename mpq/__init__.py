@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mpq import cost as cost
     from mpq import plots as plots
-    from mpq.cost import Cost, cost
+    from mpq.cost import Cost
     from mpq.formats.format import Format
     from mpq.formats.zoo import parse_format
     from mpq.kernels.fake_quant import decode, encode, quantize
@@ -46,7 +47,6 @@ _HOMES = {
     "Plan": "mpq.plans.plan",
     "Site": "mpq.plans.site",
     "apply_plan": "mpq.modeling.wrap",
-    "cost": "mpq.cost",
     "decode": "mpq.kernels.fake_quant",
     "encode": "mpq.kernels.fake_quant",
     "load_model": "mpq.modeling.loading",
@@ -59,8 +59,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return import_module("mpq.plots")
+    # A function could not share its module's name: once anything imports `mpq.cost`, that is what
+    # the attribute is. So it is the module from the start: `mpq.cost.cost(plan, sites)`.
+    if name in ("cost", "plots"):
+        return import_module(f"mpq.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'mpq' has no attribute {name!r}")

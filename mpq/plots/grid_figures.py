@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELLED_ROWS = 80
-# Bits -> colour, the same in every figure, so that plans can be compared; wider formats share the
-# darkest. A step of one bit is seen best where formats are narrow.
-SHADES = LogNorm(2, 9, clip=True)
+# Bits -> colour, the same in every figure, so that plans can be compared; beyond 9 bits all
+# formats share the darkest.
+SHADES = Normalize(2, 9, clip=True)
 CHARACTER = 3.9  # width of a tick label's character, in points
 
 
