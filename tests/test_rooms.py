@@ -49,7 +49,12 @@ TORCH_FREE = {"errors", "formats", "plans", "cost", "files", "run", "config", "c
 TORCH_FREE |= {"search", "plots"}
 
 # What a package imports for us: the file named in pyproject.toml imports the second instead.
-BEHALF = {("cmaes", "search/study.py"): "optuna", ("scipy", "search/study.py"): "optuna"}
+BEHALF = {
+    ("cmaes", "search/samplers.py"): "optuna",
+    ("scipy", "search/samplers.py"): "optuna",
+    ("safetensors", "modeling/loading.py"): "transformers",
+    ("compressed-tensors", "tests/modeling/"): "transformers",
+}
 IMPORT_NAMES = {"compressed-tensors": "compressed_tensors"}
 
 
