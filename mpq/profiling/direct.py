@@ -7,6 +7,7 @@ of one block are held at a time.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mpq.data.examples import Examples
+
+_log = logging.getLogger(__name__)
 
 
 def kl_damage(
@@ -94,6 +97,7 @@ def _restart_at(
         return None
     try:
         hidden = [capture_block_inputs(model, batch.inputs)[block] for batch in scorer.batches]
-    except ModelError:
+    except ModelError as error:
+        _log.warning("passes cannot begin at block %d, each runs whole: %s", block, error)
         return None
     return lambda index: restart(model, block, hidden[index])

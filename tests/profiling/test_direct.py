@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
+from mpq.errors import ModelError
 from mpq.modeling.scoring import Scorer
 from mpq.modeling.wrap import apply_plan
 from mpq.plans.plan import Plan
+from mpq.profiling import direct
 from mpq.profiling.direct import kl_damage
 from tests.profiling.models import candidates, sharp, windows
 
@@ -40,6 +42,18 @@ def test_the_blocks_before_a_site_run_once_a_batch():
     damage_of(model, asked, data)
     handle.remove()
     assert len(calls) == 2  # two batches; 20 pairs
+
+
+def test_a_model_that_cannot_be_restarted_is_measured_by_whole_passes(monkeypatch, caplog):
+    def refuse(model, inputs):
+        raise ModelError("it calls its blocks twice")
+
+    model, data = sharp("llama"), windows(4)
+    asked = candidates(model, ["bfp3"], keep=lambda s: s.name.endswith("1.mlp.up_proj.weight"))
+    expected = damage_of(model, asked, data)
+    monkeypatch.setattr(direct, "capture_block_inputs", refuse)
+    assert damage_of(model, asked, data) == pytest.approx(expected, rel=1e-5)
+    assert "each runs whole: it calls its blocks twice" in caplog.text
 
 
 def test_progress_counts_pairs_and_identity_costs_nothing():
