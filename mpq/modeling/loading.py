@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -78,9 +79,9 @@ def load_model(
             source, dtype=DTYPES[dtype], output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except ModelError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"no model can be loaded from {id!r} for the task {task!r}: {_first_line(error)}. "
             "Give a Hugging Face id (owner/name), a directory with config.json, weights and "

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from mpq.errors import ModelError
 from mpq.modeling import loading
 from mpq.modeling.loading import fingerprint, load_model, refuse_quantized
+from tests.data.tokenizers import byte_tokenizer
 from tests.modeling.families import build, logits, text
 
 
@@ -17,9 +17,7 @@ from tests.modeling.families import build, logits, text
 def directory(tmp_path):
     """A saved Llama with a tokenizer."""
     build("llama").save_pretrained(tmp_path)
-    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -35,7 +33,7 @@ def test_a_directory_is_loaded_as_it_was_saved(directory):
     assert loaded.id == str(directory)
     assert not loaded.model.training
     assert loaded.model.config._attn_implementation == "sdpa"
-    assert loaded.tokenizer("b a b")["input_ids"] == [1, 0, 1]
+    assert loaded.tokenizer.decode(loaded.tokenizer("to be")["input_ids"]) == "to be"
 
 
 def test_the_dtype_is_the_one_asked_for(directory):
@@ -84,6 +82,13 @@ def test_a_device_that_is_not_there_is_refused(directory, monkeypatch):
 def test_an_id_without_a_model_says_what_to_give(tmp_path):
     with pytest.raises(ModelError, match=r"no model can be loaded from .* mpq/tiny-llama, which"):
         load_model(str(tmp_path / "nothing"))
+
+
+def test_weights_that_were_cut_off_are_an_error_of_ours(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"no model can be loaded from"):
+        load_model(str(directory))
 
 
 def test_a_model_that_is_already_quantised_is_refused_by_name(directory):
