@@ -136,6 +136,11 @@ def declared() -> dict[str, list[str]]:
     return found
 
 
+def wanted_at(name: str, place: str) -> str:
+    """What the files of a place must import for the comment to be true."""
+    return BEHALF.get((name, place), IMPORT_NAMES.get(name, name))
+
+
 def requirement_names(requirements: list[str]) -> list[str]:
     return [re.match(r"[A-Za-z0-9_-]+", text)[0] for text in requirements]
 
@@ -232,7 +237,7 @@ def test_the_files_that_a_dependency_names_import_it():
     faults = []
     for name in requirement_names(project()["dependencies"]):
         for place in declared()[name]:
-            wanted = BEHALF.get((name, place), IMPORT_NAMES.get(name, name))
+            wanted = wanted_at(name, place)
             paths = [path for path in files_under(PACKAGE, place) if path.exists()]
             if not any(wanted in third_party(path) for path in paths):
                 faults.append(f"{name}: {place} does not import {wanted}")
@@ -269,7 +274,7 @@ def test_what_the_tests_import_is_declared_and_the_extras_name_true_places():
         for place in places
         if place.startswith("tests/")
         and not any(
-            IMPORT_NAMES.get(name, name) in third_party(path) for path in files_under(ROOT, place)
+            wanted_at(name, place) in third_party(path) for path in files_under(ROOT, place)
         )
     ]
     assert not faults, "\n".join(faults)
