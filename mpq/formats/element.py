@@ -216,6 +216,10 @@ class TableElement:
 Element = IntegerElement | FloatElement | LogElement | TableElement
 
 
+ExponentElement = IntegerElement | FloatElement | LogElement
+"""Elements that can stand under a shared exponent."""
+
+
 def has_negative_zero(element: Element) -> bool:
     """Whether the codes have a sign of their own, so that -0 survives."""
     if isinstance(element, IntegerElement):

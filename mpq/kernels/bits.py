@@ -27,6 +27,10 @@ class FloatBits:
     infinity: int
     magnitude: int
 
+    def power(self, exponent: int) -> int:
+        """The bits of 2^exponent, a normal number of the dtype."""
+        return exponent + self.bias << self.mantissa
+
 
 FLOAT32 = FloatBits(
     dtype=torch.float32,
@@ -61,6 +65,11 @@ def largest_held(dtype: torch.dtype) -> float:
 def bits_of(x: Tensor) -> FloatBits:
     """The layout of a float32 or float64 tensor."""
     return FLOAT64 if x.dtype == torch.float64 else FLOAT32
+
+
+def bits_of_integer(bits: Tensor) -> FloatBits:
+    """The layout of which an int32 or int64 tensor holds the bits."""
+    return FLOAT64 if bits.dtype == torch.int64 else FLOAT32
 
 
 def powers_of_two(exponents: Tensor, layout: FloatBits) -> Tensor:

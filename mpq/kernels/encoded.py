@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mpq.formats.element import TableElement
 from mpq.formats.format import Format
 from mpq.formats.packing import pack, unpack
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent, StaticScale
-from mpq.kernels.bits import FLOAT64, powers_of_two
+from mpq.kernels.bits import FLOAT64, exponents_of, powers_of_two
 from mpq.kernels.codes import codes_of, values_of
 from mpq.kernels.eager import (
     arithmetic_dtype,
@@ -88,7 +89,9 @@ def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
             codes=_packed(codes_of(values, element), element.width),
         )
     layout = Layout.of(tuple(x.shape), axis, format.block)
-    blocks = layout.split(x).to(arithmetic_dtype(x.dtype))
+    # Shared exponents are exact in float64, and there even those of blocks of zeros.
+    is_exact = isinstance(format.scale, SharedExponent)
+    blocks = layout.split(x).to(torch.float64 if is_exact else arithmetic_dtype(x.dtype))
     above = scales_above(x, blocks, format, layout, axis)
     scales = choose_scales(blocks, format, x.dtype, above)
     codes = codes_of(round_blocks(blocks, element, scales), element, scales.zero_point)
@@ -134,8 +137,9 @@ def _fraction(format: Format) -> int:
 
 def _stored_scales(scales: Scales, format: Format) -> Tensor | None:
     match format.scale:
-        case SharedExponent(width=width) if scales.stored is not None:
-            return _packed(scales.stored, width)
+        case SharedExponent(width=width):
+            stored = exponents_of(scales.unit) - _unit_exponent(format)
+            return _packed(stored, width)
         case NestedScale() if scales.stored is not None:
             return _packed(codes_of(scales.stored, BLOCK_SCALE), BLOCK_SCALE.width)
     return None if scales.stored is None else scales.stored.flatten()
@@ -153,9 +157,16 @@ def _stored_units(encoded: Encoded, layout: Layout) -> Tensor:
         return encoded.scales.to(dtype)[:, None]
     stored = _unpacked(encoded.scales, encoded.format.block_bits, encoded.num_blocks)[:, None]
     if isinstance(scale, SharedExponent):
-        above = exponent_offset(element, scale) - element.max_exponent - scale.bias
-        return powers_of_two(stored + above, FLOAT64)
+        return powers_of_two(stored + _unit_exponent(encoded.format), FLOAT64)
     return values_of(stored, BLOCK_SCALE).to(dtype) * _tensor_scales(encoded, layout, dtype)
+
+
+def _unit_exponent(format: Format) -> int:
+    """The exponent of a block's unit whose stored exponent is code 0."""
+    element, scale = format.element, format.scale
+    if not isinstance(scale, SharedExponent) or isinstance(element, TableElement):
+        raise TypeError(f"{format} has no shared exponent")
+    return scale.lowest + exponent_offset(element, scale) - element.max_exponent
 
 
 def _tensor_scales(encoded: Encoded, layout: Layout, dtype: torch.dtype) -> Tensor:

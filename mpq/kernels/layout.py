@@ -6,6 +6,7 @@ that it stands for.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -33,6 +34,7 @@ class Layout:
     columns: int
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def of(cls, shape: tuple[int, ...], axis: int, block: Block) -> Self:
         """The layout of a tensor of this shape, with values.
 
@@ -77,6 +79,9 @@ class Layout:
         """The tensor of this shape whose blocks these are: the inverse of `split`."""
         *outer, tall, wide = self.shape
         down, right = self.padding
+        is_last = self.axis == max(self.rank, 1) - 1
+        if is_last and self.rows == 1 and not right:
+            return blocks.reshape(shape)
         if self.rows > 1:
             blocks = blocks.reshape(
                 -1,
@@ -86,7 +91,7 @@ class Layout:
                 self.columns,
             ).transpose(2, 3)
         x = blocks.reshape(*outer, tall + down, wide + right)[..., :tall, :wide]
-        if self.rank < 2 or self.axis == self.rank - 1:
+        if is_last:
             return x.reshape(shape)
         moved = (*shape[: self.axis], *shape[self.axis + 1 :], shape[self.axis])
         return x.reshape(moved).movedim(-1, self.axis).contiguous()

@@ -1,15 +1,15 @@
 """Scales chosen for blocks: shared exponents, stored floats, zero points, nested scales."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mpq.formats.element import Element, FloatElement, LogElement
+from mpq.formats.element import Element, ExponentElement, FloatElement, LogElement, TableElement
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
-from mpq.kernels.bits import bits_of, powers_of_two
+from mpq.kernels.bits import bits_of, bits_of_integer
 from mpq.kernels.rounding import round_to_element
 
 BLOCK_SCALE = NAMED_FLOATS["fp8-e4m3"]
@@ -28,8 +28,8 @@ class Scales:
         unit: The value of an element's 1 in each block, [blocks, 1], in the dtype in which the
             block is computed; NaN for a block with a value that is not finite.
         inverse: 1 / unit where that is exact (powers of two); None: divide.
-        stored: What is kept for each block, [blocks, 1]: codes of shared exponents, values of
-            e4m3 scales, float scales in their own dtype; None for a calibrated scale.
+        stored: What is kept for each block, [blocks, 1]: values of e4m3 scales, float scales in
+            their own dtype; None where the unit tells (a shared exponent, a calibrated scale).
         zero_point: Stored zero points as whole floats, [blocks, 1].
         may_overflow: Whether a value could leave the range of the output's dtype.
     """
@@ -53,7 +53,7 @@ def choose_scales(
         above: The scale above each block's, [blocks, 1], of a nested scale.
     """
     match format.scale:
-        case SharedExponent():
+        case SharedExponent() if not isinstance(format.element, TableElement):
             return _share_exponents(blocks, format.element, format.scale, dtype)
         case FloatScale(zero_point=True):
             return _asymmetric_scales(blocks, format.element, format.scale, dtype)
@@ -73,63 +73,63 @@ def largest_magnitudes(blocks: Tensor) -> Tensor:
 
 
 def _share_exponents(
-    blocks: Tensor, element: Element, scale: SharedExponent, dtype: torch.dtype
+    blocks: Tensor, element: ExponentElement, scale: SharedExponent, dtype: torch.dtype
 ) -> Scales:
     peaks = largest_magnitudes(blocks)
     lowest, highest = _extent(peaks, element)
-    if blocks.dtype == torch.float32 and not LOWEST_SAFE <= lowest <= highest <= HIGHEST_SAFE:
-        # Powers of two beyond float32 would be needed: the same steps in float64 are exact.
+    is_safe = lowest >= LOWEST_SAFE and highest <= HIGHEST_SAFE and scale.rule != "mse"
+    if blocks.dtype == torch.float32 and not is_safe:
+        # Powers of two beyond float32 may be needed: the same steps in float64 are exact.
         blocks, peaks = blocks.double(), peaks.double()
-    exponents = _exponents(peaks, scale, rounds=isinstance(element, LogElement))
-    chosen = _powers(peaks, exponents, element, scale)
+    unit, inverse = _powers(_binades(peaks, element, scale), element, scale)
     if scale.rule == "mse":
-        chosen = _least_error(blocks, peaks, exponents, element, scale)
+        unit, inverse = _least_error(blocks, peaks, element, scale)
     if not highest < math.inf:
-        _poisoned(chosen.unit, peaks)
+        _poisoned(unit, peaks)
     may_overflow = not highest <= torch.finfo(dtype).max / 8
-    return replace(chosen, may_overflow=may_overflow)
+    return Scales(unit=unit, inverse=inverse, may_overflow=may_overflow)
 
 
-def _extent(peaks: Tensor, element: Element) -> tuple[float, float]:
+def _extent(peaks: Tensor, element: ExponentElement) -> tuple[float, float]:
     """The smallest block maximum whose scale matters, and the largest; NaN if one is NaN."""
     lowest, highest = (float(peak) for peak in torch.aminmax(peaks))
     zeros_need_scale = isinstance(element, LogElement) and not element.zero
     if lowest == 0.0 and not zeros_need_scale:
         # Any scale gives a block of zeros its zeros.
         lowest = float(torch.where(peaks == 0, math.inf, peaks).amin())
-        if highest == 0.0:
-            return 1.0, 1.0
     return lowest, highest
 
 
-def _exponents(peaks: Tensor, scale: SharedExponent, *, rounds: bool) -> Tensor:
-    """The exponent of each block's largest magnitude under the rule, as integers."""
+def _binades(peaks: Tensor, element: ExponentElement, scale: SharedExponent) -> Tensor:
+    """The bits of the power of two to which the rule takes each block's largest magnitude."""
     layout = bits_of(peaks)
     bits = peaks.view(layout.integer)
     if scale.rule == "ceil":
         bits = bits + ((1 << layout.mantissa) - 1)
-    elif rounds:
+    elif isinstance(element, LogElement):
         # Past 1.5 * 2^k the carry makes it k + 1; at 1.5 * 2^k itself it stays k.
         bits = bits + ((1 << layout.mantissa - 1) - 1)
-    return (bits >> layout.mantissa) - layout.bias
+    return bits & layout.infinity
 
 
-def _powers(peaks: Tensor, exponents: Tensor, element: Element, scale: SharedExponent) -> Scales:
-    layout = bits_of(peaks)
+def _powers(
+    binades: Tensor, element: ExponentElement, scale: SharedExponent, shift: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Each block's unit and its inverse, from the bits of its binade, which are overwritten."""
+    layout = bits_of_integer(binades)
     offset = exponent_offset(element, scale)
-    stored = (exponents - offset).clamp_(scale.lowest, scale.highest)
-    units = stored + (offset - element.max_exponent)
-    if peaks.dtype == torch.float32:
-        # Only blocks of zeros lie beyond what float32 holds, and any scale gives their zeros.
-        units = units.clamp(min=-100)
-    return Scales(
-        unit=powers_of_two(units, layout),
-        inverse=powers_of_two(-units, layout),
-        stored=stored + scale.bias,
-    )
+    lowest, highest = scale.lowest + offset - shift, scale.highest + offset - shift
+    if layout.dtype == torch.float32:
+        # What float32 does not hold never comes here, but for blocks of zeros, which any scale
+        # gives their zeros.
+        lowest, highest = max(lowest, -90), min(highest, 127)
+    binades.clamp_(layout.power(lowest), layout.power(highest))
+    unit = binades - (element.max_exponent - shift << layout.mantissa)
+    inverse = (2 * layout.bias << layout.mantissa) - unit
+    return unit.view(layout.dtype), inverse.view(layout.dtype)
 
 
-def exponent_offset(element: Element, scale: SharedExponent) -> int:
+def exponent_offset(element: ExponentElement, scale: SharedExponent) -> int:
     """What the exponent of a block's largest magnitude lies above the stored one.
 
     E8M0 stores the exponent of the scale itself (OCP MX v1.0 §6.3), where an MXINT8 value lies
@@ -140,31 +140,28 @@ def exponent_offset(element: Element, scale: SharedExponent) -> int:
 
 
 def _least_error(
-    blocks: Tensor, peaks: Tensor, exponents: Tensor, element: Element, scale: SharedExponent
-) -> Scales:
+    blocks: Tensor, peaks: Tensor, element: ExponentElement, scale: SharedExponent
+) -> tuple[Tensor, Tensor]:
     """Of the floor's exponent, the next below and the next above, the least squared error.
 
     The first of equals wins, so that a block which one of them holds exactly keeps the floor's.
     """
-    best = _powers(peaks, exponents, element, scale)
-    least = _squared_errors(blocks, best, element)
-    unit, inverse, stored = best.unit, best.inverse, best.stored
+    unit, inverse = _powers(_binades(peaks, element, scale), element, scale)
+    least = _squared_errors(blocks, unit, inverse, element)
     for shift in (-1, 1):
-        other = _powers(peaks, exponents + shift, element, scale)
-        error = _squared_errors(blocks, other, element)
+        other, its_inverse = _powers(_binades(peaks, element, scale), element, scale, shift)
+        error = _squared_errors(blocks, other, its_inverse, element)
         wins = error < least
         least = torch.where(wins, error, least)
-        unit = torch.where(wins, other.unit, unit)
-        inverse = torch.where(wins, other.inverse, inverse)
-        stored = torch.where(wins, other.stored, stored)
-    return Scales(unit=unit, inverse=inverse, stored=stored)
+        unit = torch.where(wins, other, unit)
+        inverse = torch.where(wins, its_inverse, inverse)
+    return unit, inverse
 
 
-def _squared_errors(blocks: Tensor, scales: Scales, element: Element) -> Tensor:
+def _squared_errors(blocks: Tensor, unit: Tensor, inverse: Tensor, element: Element) -> Tensor:
     # In float64, where squares of float32 neither underflow nor round.
-    rounded = round_to_element(blocks * scales.inverse, element).double()
-    error = rounded.mul_(scales.unit.double()).sub_(blocks.double())
-    return error.square_().sum(dim=1, keepdim=True)
+    rounded = round_to_element(blocks * inverse, element)
+    return rounded.mul_(unit).sub_(blocks).square_().sum(dim=1, keepdim=True)
 
 
 def _stored(wanted: Tensor, scale: FloatScale) -> Tensor:
