@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -169,10 +170,12 @@ def _quantized_parameters(
         )
         parameters[id(place.parameter)] = place.parameter
         parts.setdefault(id(place.parameter), {})[place.part] = (str(fmt), make)
-    return [
-        (parameters[key], quantized(parameters[key], parts_of_one, cache))
-        for key, parts_of_one in parts.items()
-    ]
+    # Values made in inference mode could never be trained through, and the cache outlives it.
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return [
+            (parameters[key], quantized(parameters[key], parts_of_one, cache))
+            for key, parts_of_one in parts.items()
+        ]
 
 
 def _through_format(place: Place, fmt: Format, repeats: Repeats) -> Operate | None:

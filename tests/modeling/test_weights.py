@@ -1,7 +1,5 @@
 """Quantised weights: kept while they are of use, swapped in and out without a trace."""
 
-import gc
-
 import pytest
 import torch
 from torch import nn
@@ -70,7 +68,6 @@ def test_another_parameter_at_the_same_address_is_another_parameter():
         weight = parameter(float(value))
         assert torch.equal(quantized(weight, {None: ("a", double)}, cache), weight * 2)
         del weight
-        gc.collect()
 
 
 def test_parts_are_quantised_and_the_rest_is_left():

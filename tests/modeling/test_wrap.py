@@ -341,6 +341,16 @@ def test_gradients_reach_a_tapped_activation_and_a_quantised_weight():
     assert all(w.grad is not None and w.grad.abs().sum() > 0 for w in weights)
 
 
+def test_weights_that_were_kept_in_inference_mode_can_be_trained_through():
+    model, tokens, cache = build("llama"), text(), WeightCache(1 << 24)
+    plan = uniform_plan(model, "bfp4", roles=("weight",))
+    with torch.inference_mode(), apply_plan(model, plan, cache=cache):
+        model(input_ids=tokens)
+    with apply_plan(model, plan, cache=cache):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
 def test_a_tap_inside_a_plan_sees_what_the_plan_made_of_the_operands():
     model, tokens = build("mistral"), text()
     names = [s.name for s in sites(model) if s.role in OPERANDS]
