@@ -363,3 +363,27 @@ def test_help_loads_nothing_heavy(program):
         f"try:\n    {function}()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code"
     )
     assert not loaded & HEAVY
+
+
+# --- the page -------------------------------------------------------------------------------
+
+
+def test_the_floor_plan_names_every_module_and_no_other():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page.split("## Floor plan")[1].split("## Arrows")[0]
+    shown = set(re.findall(r"\b\w+\.py\b", tree))
+    there = {path.name for path in module_files().values()}
+    assert shown == there
+
+
+def test_the_page_lists_the_arrows_as_they_are_tested():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.split("## Arrows")[1].split("**Doors.**")[0]
+    listed = {}
+    for line in re.findall(r"^\| (`.*?) \| (.*?) \|$", table, flags=re.MULTILINE):
+        targets = set(re.findall(r"`(\w+)`", line[1]))
+        listed |= dict.fromkeys(re.findall(r"`(\w+)`", line[0]), targets)
+    del listed["cli"]
+    tested = {room: targets - {"errors"} for room, targets in ARROWS.items()}
+    assert listed == {room: targets for room, targets in tested.items() if room in listed}
+    assert tested.keys() - listed.keys() == {"errors", "config_sections"}
