@@ -148,28 +148,27 @@ def print_front(search: Search, proof: Proof | None) -> None:
 
 def print_comparisons(search: Search, proof: Proof, confidence: float) -> None:
     """Prints what was found at the cost of each uniform plan, against it and the allocation."""
-    columns = ["at the cost of", "uniform", "allocation", "found", "margin over uniform"]
-    columns += ["over allocation", "returned", "plan"]
+    columns = ["at the cost of", "uniform", "allocation", "found", "returned"]
+    columns += ["better than uniform by", "", "than allocation by"]
     rows = [
         [
             one.anchor,
-            interval_text(one.uniform),
-            interval_text(one.allocation),
-            interval_text(one.found),
-            f"{interval_text(one.gain_over_uniform)} {_share(one)}",
-            interval_text(one.gain_over_allocation),
+            *(number(interval.mean) for interval in (one.uniform, one.allocation, one.found)),
             one.returned,
-            f"plans/{plan_name(search, one)}.toml",
+            interval_text(one.gain_over_uniform),
+            _share(one),
+            interval_text(one.gain_over_allocation),
         ]
         for one in proof.comparisons
     ]
     print_table(
-        f"Held-out {proof.measure} of {proof.num_windows} windows, each plan at no more than the "
-        f"cost of the uniform one ({confidence:.0%} intervals; margins are paired)",
+        f"Held-out {proof.measure}, {proof.num_windows} windows: each plan at no more than the "
+        f"cost of the uniform one; paired {confidence:.0%} intervals",
         columns,
         rows,
     )
-    beaten = [one.anchor for one in proof.comparisons if one.returned != "found"]
+    contested = [one for one in proof.comparisons if one.is_contested]
+    beaten = [one.anchor for one in contested if one.returned != "found"]
     if beaten:
         print(
             f"At the cost of {', '.join(beaten)} the search found nothing better than the "
@@ -205,7 +204,7 @@ def interval_text(interval: Interval) -> str:
 def _share(one: Comparison) -> str:
     """The margin over the uniform plan as a share of its measure."""
     whole = abs(one.uniform.mean)
-    return f"({one.gain_over_uniform.mean / whole:.1%})" if whole else ""
+    return f"{one.gain_over_uniform.mean / whole:.1%}" if whole else ""
 
 
 def _heading(search: Search, index: int) -> str:

@@ -56,6 +56,7 @@ class Comparison:
         gain_over_allocation: The same against the allocation.
         returned: Which plan stands: "found", or the baseline that the search did not beat.
         choices: That plan.
+        is_contested: False where all three are one plan, as at the narrowest uniform plan.
     """
 
     anchor: str
@@ -66,6 +67,7 @@ class Comparison:
     gain_over_allocation: Interval
     returned: str
     choices: Choices
+    is_contested: bool
 
 
 def bootstrap_mean(values: FloatArray, *, confidence: float, seed: int) -> Interval:
@@ -126,6 +128,7 @@ def compare(
         gain_over_allocation=gain("allocation"),
         returned=returned,
         choices=plans[returned],
+        is_contested=len(set(plans.values())) > 1,
     )
 
 

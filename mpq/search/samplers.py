@@ -25,6 +25,8 @@ def silence_optuna() -> None:
     """Turns off Optuna's messages and the warnings that say what mpq has chosen on purpose."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    # Guided plans keep every budget, so CMA-ES needs no constraints; direct ones are refused.
+    warnings.filterwarnings("ignore", message="Constraints have been set, but CmaEsSampler")
 
 
 class SeededSampler(BaseSampler):

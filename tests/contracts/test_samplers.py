@@ -10,10 +10,13 @@ from mpq.search.settings import SearchSettings
 from mpq.search.study import Search
 from tests.search.synthetic import Problem, make_sites, make_space
 
-TRIALS, REFINE = 26, 3
+REFINE = 2
+TRIALS = {"gp": 17}  # a Gaussian process costs a second a trial
+DEFAULT_TRIALS = 24
 
 
-def search(folder, sampler, mode, *, trials=TRIALS, refine=REFINE, seed=3):
+def search(folder, sampler, mode, *, trials=None, refine=REFINE, seed=3):
+    trials = trials or TRIALS.get(sampler, DEFAULT_TRIALS)
     problem = Problem(make_sites(2), num_windows=12)
     one = sampler == "cmaes"
     # Optuna's CMA-ES knows no constraints: in the direct space it goes without a budget.
@@ -41,13 +44,13 @@ def test_sampler(tmp_path, sampler, mode):
         whole = search(tmp_path / "whole", sampler, mode)
         whole.run()
         # Cut in the middle of the sampler's trials: another process goes on.
-        search(tmp_path / "parts", sampler, mode, trials=19, refine=0).run()
+        search(tmp_path / "parts", sampler, mode, trials=14, refine=0).run()
         parts = search(tmp_path / "parts", sampler, mode)
         parts.run()
     records = whole.records()
-    assert len(records) == TRIALS + REFINE
+    assert len(records) == whole.settings.trials + REFINE
     assert found(parts) == found(whole)
-    assert [r.source for r in records].count("sampler") >= 8
+    assert [r.source for r in records].count("sampler") >= 7
     plans = {r.choices for r in records if r.source == "sampler"}
     assert len(plans) > 4, "a sampler that repeats itself"
     for record in records:
