@@ -122,7 +122,7 @@ def run_search(subject: Subject, folder: Path) -> None:
     write_json(run.artefact(SUMMARY), summary(search, proof))
     print_front(search, proof)
     if proof is not None:
-        print_comparisons(search, proof, config.prove.confidence)
+        print_comparisons(proof, config.prove.confidence)
     print_times(search)
     if interrupted:
         print(f"run directory: {run.path}")

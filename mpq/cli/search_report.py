@@ -146,7 +146,7 @@ def print_front(search: Search, proof: Proof | None) -> None:
     print_table(f"Pareto front: {len(front)} plans{more}", columns, rows, num_text_columns=2)
 
 
-def print_comparisons(search: Search, proof: Proof, confidence: float) -> None:
+def print_comparisons(proof: Proof, confidence: float) -> None:
     """Prints what was found at the cost of each uniform plan, against it and the allocation."""
     columns = ["at the cost of", "uniform", "allocation", "found", "returned"]
     columns += ["better than uniform by", "", "than allocation by"]
