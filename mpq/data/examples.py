@@ -23,8 +23,9 @@ class Examples:
     """Labelled sentences.
 
     Attributes:
-        input_ids: int64 `[N, T]`, padded to the longest: on the right for a classification head,
-            on the left for a causal model, which answers after the last token.
+        input_ids: int64 `[N, T]`, padded on the right to the longest. So positions count from the
+            first token without further ado, and no token of a causal model sees the padding;
+            its answer is read at the last token that is none.
         attention_mask: int64 `[N, T]`, 1 where a token is no padding.
         labels: int64 `[N]`.
         choice_ids: int64 `[C]`, the token that speaks for each label; None for a head.
@@ -152,7 +153,7 @@ def _examples(
                 f"there are {len(question.choice_ids)} choices for labels up to "
                 f"{int(labels.max())}; give one choice for each label"
             )
-    ids, mask = _padded(pieces, _pad_token(tokenizer, question), left=question is not None)
+    ids, mask = _padded(pieces, _pad_token(tokenizer, question))
     choice_ids = None if question is None else question.choice_ids
     parts = (ids, mask, labels) if choice_ids is None else (ids, mask, labels, choice_ids)
     return Examples(
@@ -194,12 +195,10 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase, question: _Question | None) -
     return int(tokenizer.eos_token_id or 0)  # Masked, so which one makes no difference.
 
 
-def _padded(pieces: Sequence[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(map(len, pieces), default=0)
-    ids = torch.full((len(pieces), width), pad, dtype=torch.int64)
+def _padded(pieces: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    ids = torch.full((len(pieces), max(map(len, pieces), default=0)), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, piece in enumerate(pieces):
-        span = slice(width - len(piece), width) if left else slice(0, len(piece))
-        ids[row, span] = torch.tensor(piece, dtype=torch.int64)
-        mask[row, span] = 1
+        ids[row, : len(piece)] = torch.tensor(piece, dtype=torch.int64)
+        mask[row, : len(piece)] = 1
     return ids, mask

@@ -48,7 +48,7 @@ def test_a_head_gets_sentences_padded_on_the_right(table):
     assert examples.attention_mask[order].tolist() == [[1] * 5 + [0] * 7, [1] * 12]
 
 
-def test_a_causal_model_is_prompted_and_padded_on_the_left(table):
+def test_a_causal_model_is_prompted_and_padded_on_the_right_too(table):
     table.write_text("label\tsentence\n0\tshort\n1\ta longer one\n")
     examples = load(
         table, calibration_examples=2, search_examples=0, heldout_examples=0,
@@ -56,10 +56,10 @@ def test_a_causal_model_is_prompted_and_padded_on_the_left(table):
     ).calibration  # fmt: skip
     order = examples.labels.argsort()
     assert byte_tokenizer().batch_decode(examples.input_ids[order]) == [
-        "<pad>" * 7 + "<s>short So {it} is",
+        "<s>short So {it} is" + "<pad>" * 7,
         "<s>a longer one So {it} is",
     ]
-    assert examples.attention_mask[order].tolist() == [[0] * 7 + [1] * 17, [1] * 24]
+    assert examples.attention_mask[order].tolist() == [[1] * 17 + [0] * 7, [1] * 24]
     assert byte_tokenizer().batch_decode(examples.choice_ids[:, None]) == ["b", "g"]
 
 
