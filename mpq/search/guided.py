@@ -55,7 +55,7 @@ def knobs(space: Space, traded: Sequence[str], limits: Mapping[str, int]) -> tup
         low, high = (float(rung) / space.values[resource] for rung in (rungs[0], rungs[-1]))
         found.append(Knob(name=_BITS_KNOBS[resource], low=low, high=high, neutral=high))
     found.append(Knob(name="shrink", low=0.0, high=1.0, neutral=0.0))
-    found.append(Knob(name="power", low=0.5, high=1.5, neutral=1.0))
+    found.append(Knob(name="power", low=0.5, high=2.0, neutral=1.0))
     found.append(Knob(name="tilt", low=-TILT, high=TILT, neutral=0.0))
     kinds = dict.fromkeys(group.kind for group in space.groups)
     if len(kinds) > 1:

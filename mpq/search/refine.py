@@ -13,21 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpq.search.correction import corrected_damage
 from mpq.search.exchange import exchanges
-from mpq.search.front import TrialRecord, best_record, losses
+from mpq.search.front import TrialRecord, best_record
 from mpq.search.guided import optimum
 from mpq.search.objective import Objective
 from mpq.search.seeds import bits_of, uniform_within, within
-from mpq.search.space import Choices, FloatArray, Space
+from mpq.search.space import Choices, Space
 
 SIGNIFICANCE = 0.05
 """Largest one-sided p-value of the paired test with which a child replaces its parent."""
 
 AT_BUDGET = "budget"
 """Anchor of the lineage that only budgets bound."""
-
-_PRIOR = 0.1
-_NEARBY = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,43 +132,14 @@ def propose(
         )
     }
     for lineage in sorted(standing.values(), key=lambda one: (one.children, one.best.number)):
-        damage = corrected_damage(space, records, lineage.best, quality, objectives)
+        damage = space.damage
+        if quality.name == "kl":  # the other measures do not start from 0
+            index = objectives.index(quality)
+            measured = {r.choices: r.values[index] for r in records if r.is_candidate}
+            damage = corrected_damage(damage, measured, lineage.best.choices)
         first = optimum(space, damage, lineage.limits)
         nearby = exchanges(space, damage, lineage.best.choices, lineage.limits)
         for choices in itertools.chain([first], nearby):
             if choices not in tried:
                 return lineage, choices
     return None
-
-
-def corrected_damage(
-    space: Space,
-    records: Sequence[TrialRecord],
-    near: TrialRecord,
-    quality: Objective,
-    objectives: Sequence[Objective],
-) -> FloatArray:
-    """The profile's damages, each group's scaled to what the finished trials showed.
-
-    Ridge regression of the measured objective on the groups' own damages, in relative error,
-    towards one common scale; trials count the more, the nearer their objective is to `near`'s.
-    Objectives that do not grow from 0 with damage (accuracy, functions) leave them as they are.
-    """
-    used = [record for record in records if record.is_candidate]
-    index = objectives.index(quality)
-    y = np.array([losses(record.values, objectives)[index] for record in used])
-    own = np.array(
-        [[row[c] for row, c in zip(space.damage, r.choices, strict=True)] for r in used]
-    )
-    target = near.values[index]
-    if quality.name != "kl" or len(used) < 3 or target <= 0 or np.any(y <= 0):
-        return space.damage
-    keep = np.isfinite(own).all(axis=1)
-    own, y = own[keep], y[keep]
-    weight = np.exp(-0.5 * (np.log(y / target) / _NEARBY) ** 2)
-    scale = float(np.median(y / np.maximum(own.sum(axis=1), 1e-30)))
-    features = own * scale / y[:, None] * np.sqrt(weight)[:, None]
-    residual = np.sqrt(weight) - features.sum(axis=1)
-    gram = features.T @ features + _PRIOR * np.eye(len(space.groups)) * np.mean(features**2)
-    factors = 1 + np.linalg.solve(gram + 1e-12 * np.eye(len(gram)), features.T @ residual)
-    return np.asarray(space.damage * np.clip(factors, 0.25, 4.0)[:, None], dtype=np.float64)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from mpq.search.front import TrialRecord
-from mpq.search.guided import optimum
 from mpq.search.objective import make_objectives
-from mpq.search.refine import AT_BUDGET, corrected_damage, is_better, lineages, propose
-from mpq.search.seeds import bits_of, within
+from mpq.search.refine import AT_BUDGET, is_better, lineages, propose
+from mpq.search.seeds import within
 from tests.search.synthetic import Problem, make_sites, make_space
 
 OBJECTIVES = make_objectives(["kl", "weight_bits"])
@@ -133,34 +132,3 @@ def test_when_everything_was_tried_there_is_no_proposal():
     records = [record(space, i, plan, problem=problem) for i, plan in enumerate(plans)]
     found = propose(space, records, OBJECTIVES, quality=KL, compared=COMPARED, limits={})
     assert found is None
-
-
-def test_the_correction_learns_which_groups_the_profile_misjudged(space):
-    """With a purely additive truth, the corrected damages rank exchanges better."""
-    rng = np.random.default_rng(1)
-    truth = np.exp(rng.normal(0, 0.5, len(space.groups)))
-    records = []
-    for number in range(60):
-        choices = tuple(int(c) for c in rng.integers(1, 4, len(space.groups)))
-        own = space.damage[np.arange(len(choices)), list(choices)]
-        records.append(record(space, number, choices, kl=float(own @ truth)))
-    near = min(
-        records, key=lambda r: abs(np.log(r.values[0] / np.median([q.values[0] for q in records])))
-    )
-    damage = corrected_damage(space, records, near, KL, OBJECTIVES)
-    learnt = damage[:, 2] / space.damage[:, 2]
-    assert np.corrcoef(np.log(learnt), np.log(truth))[0, 1] > 0.8
-    limits = bits_of(space, space.uniform["bfp3"], COMPARED)
-    before, after = optimum(space, space.damage, limits), optimum(space, damage, limits)
-
-    def true_damage(choices):
-        return float(space.damage[np.arange(len(choices)), list(choices)] @ truth)
-
-    assert true_damage(after) <= true_damage(before)
-
-
-def test_other_objectives_leave_the_profile_as_it_is(space):
-    objectives = make_objectives(["accuracy", "weight_bits"])
-    records = [record(space, i, c, kl=0.5) for i, c in enumerate(space.uniform.values())]
-    found = corrected_damage(space, records, records[0], objectives[0], objectives)
-    assert found is space.damage
