@@ -16,14 +16,13 @@ from mpq.formats.element import (
     Element,
     FloatElement,
     IntegerElement,
-    LogElement,
     has_negative_zero,
 )
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import NestedScale, StaticScale
 from mpq.kernels.bits import largest_held
 from mpq.kernels.layout import Layout
-from mpq.kernels.rounding import round_to_element, truncate_to_element
+from mpq.kernels.rounding import fits_float32, round_to_element, truncate_to_element
 from mpq.kernels.scaling import (
     Scales,
     choose_scales,
@@ -127,7 +126,7 @@ def round_alone(x: Tensor, format: Format) -> Tensor:
     if cast is not None and x.dtype != torch.float64:
         largest = bound or element.largest
         return x.float().clamp(-largest, largest).to(cast).float()
-    arithmetic = arithmetic_dtype(x.dtype) if _fits_float32(element) else torch.float64
+    arithmetic = arithmetic_dtype(x.dtype) if fits_float32(element) else torch.float64
     return round_to_element(x.to(arithmetic) * 2.0**fraction, element, largest=bound)
 
 
@@ -138,16 +137,6 @@ def bound_in(dtype: torch.dtype, element: Element, fraction: int) -> float:
     bound = float(truncate_to_element(holds, element))
     lowest = element.largest + 1 if isinstance(element, IntegerElement) else element.largest
     return 0.0 if float(holds) >= lowest else bound
-
-
-def _fits_float32(element: Element) -> bool:
-    """Whether float32 holds the element's steps and their inverses as normal numbers."""
-    match element:
-        case FloatElement(min_exponent=lowest, fraction=fraction, max_exponent=highest):
-            return lowest - fraction >= -100 and highest <= 100
-        case LogElement(min_exponent=lowest, max_exponent=highest):
-            return lowest >= -100 and highest <= 100
-    return True
 
 
 def scales_above(

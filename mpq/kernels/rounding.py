@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.formats.element import Element, FloatElement, IntegerElement, TableElement
+from mpq.formats.element import Element, FloatElement, IntegerElement, LogElement, TableElement
 from mpq.kernels.bits import FloatBits, bits_of
 
 
@@ -111,6 +111,16 @@ def _table(
         torch.tensor(thresholds, dtype=layout.dtype, device=device),
         torch.tensor(element.values, dtype=layout.dtype, device=device),
     )
+
+
+def fits_float32(element: Element) -> bool:
+    """Whether float32 holds the element's steps and their inverses as normal numbers."""
+    match element:
+        case FloatElement(min_exponent=lowest, fraction=fraction, max_exponent=highest):
+            return lowest - fraction >= -100 and highest <= 100
+        case LogElement(min_exponent=lowest, max_exponent=highest):
+            return lowest >= -100 and highest <= 100
+    return True
 
 
 def truncate_to_element(bounds: Tensor, element: Element, *, negative: bool = False) -> Tensor:

@@ -10,14 +10,17 @@ from mpq.formats.element import Element, ExponentElement, FloatElement, LogEleme
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
 from mpq.kernels.bits import bits_of, bits_of_integer
-from mpq.kernels.rounding import round_to_element
+from mpq.kernels.rounding import fits_float32, round_to_element
 
 BLOCK_SCALE = NAMED_FLOATS["fp8-e4m3"]
 SCALE_TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SCALE_DIGITS = {"bf16": 8, "fp16": 11, "fp32": 24}
+"""Significant bits of a stored scale; wider codes are finer than the scale that they multiply."""
 
-LOWEST_SAFE = 2.0**-80
 HIGHEST_SAFE = 2.0**90
-"""Block maxima between which float32 holds every power of two that a shared exponent needs."""
+LOWEST_UNIT = -100
+"""float32 computes a block with a shared exponent where its maximum is at most `HIGHEST_SAFE` and
+its unit at least 2^`LOWEST_UNIT`: then it holds the unit, its inverse and their products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,9 @@ def _share_exponents(
 ) -> Scales:
     peaks = largest_magnitudes(blocks)
     lowest, highest = _extent(peaks, element)
-    is_safe = lowest >= LOWEST_SAFE and highest <= HIGHEST_SAFE and scale.rule != "mse"
-    if blocks.dtype == torch.float32 and not is_safe:
+    lowest_safe = 2.0 ** (element.max_exponent + LOWEST_UNIT)
+    is_safe = fits_float32(element) and lowest >= lowest_safe and highest <= HIGHEST_SAFE
+    if blocks.dtype == torch.float32 and (not is_safe or scale.rule == "mse"):
         # Powers of two beyond float32 may be needed: the same steps in float64 are exact.
         blocks, peaks = blocks.double(), peaks.double()
     unit, inverse = _powers(_binades(peaks, element, scale), element, scale)
@@ -122,7 +126,8 @@ def _powers(
     if layout.dtype == torch.float32:
         # What float32 does not hold never comes here, but for blocks of zeros, which any scale
         # gives their zeros.
-        lowest, highest = max(lowest, -90), min(highest, 127)
+        lowest = max(lowest, element.max_exponent + LOWEST_UNIT)
+        highest = min(highest, 127)
     binades.clamp_(layout.power(lowest), layout.power(highest))
     unit = binades - (element.max_exponent - shift << layout.mantissa)
     inverse = (2 * layout.bias << layout.mantissa) - unit
@@ -204,14 +209,33 @@ def _asymmetric_scales(
     low, high = low.clamp_(max=0.0), high.clamp_(min=0.0)
     # In float64, where the difference neither overflows nor rounds before the quotient does.
     stored = _stored((high.double() - low.double()) / element.largest, scale)
+    if element.width <= SCALE_DIGITS[scale.dtype]:
+        stored = _spanning(stored, low, high, element)
     unit = _poisoned(_poisoned(stored.to(blocks.dtype), high), low)
-    zero_point = (-low / divisor(unit)).round_().clamp_(0.0, element.largest)
     return Scales(
         unit=unit,
         stored=stored,
-        zero_point=zero_point,
+        zero_point=_zero_point(low, divisor(unit), element),
         may_overflow=_may_overflow(unit, element, dtype),
     )
+
+
+def _spanning(stored: Tensor, low: Tensor, high: Tensor, element: Element) -> Tensor:
+    """Stored scales under which the lowest value takes the first code and the highest the last.
+
+    Where the stored scale is too coarse for that, the next below it. Otherwise the result would
+    span a step less than the codes do, and take another scale when it is quantised again.
+    """
+    unit = divisor(stored.to(low.dtype))
+    zero_point = _zero_point(low, unit, element)
+    last = round_to_element(high / unit, element, zero_point) + zero_point
+    bits = stored.view(torch.int32 if stored.itemsize == 4 else torch.int16)
+    is_short = (last < element.largest) & (bits > 1)  # there is a positive scale below
+    return torch.where(is_short, (bits - 1).view(stored.dtype), stored)
+
+
+def _zero_point(low: Tensor, unit: Tensor, element: Element) -> Tensor:
+    return (-low / unit).round_().clamp_(0.0, element.largest)
 
 
 def divisor(unit: Tensor) -> Tensor:
