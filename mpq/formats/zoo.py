@@ -18,6 +18,14 @@ from mpq.formats.element import (
     TableElement,
 )
 from mpq.formats.format import MX_SPECIALS, NAMED_FLOATS, Format
+from mpq.formats.heads import (
+    after,
+    fixed_head,
+    float_head,
+    integer_head,
+    shared_float_head,
+    shared_head,
+)
 from mpq.formats.options import apply_options, options_text
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent, StaticScale
 
@@ -103,49 +111,6 @@ def _require_width(text: str, width: int, element: FloatElement) -> None:
         )
 
 
-def _fixed_head(named: Format) -> str:
-    if isinstance(named.scale, StaticScale):
-        return f"fixed{named.element.width}.{named.scale.fraction}"
-    return ""
-
-
-def _integer_head(named: Format) -> str:
-    if isinstance(named.scale, FloatScale) and isinstance(named.element, IntegerElement):
-        return f"int{named.element.width}" + ("a" if named.scale.zero_point else "")
-    return ""
-
-
-def _float_head(named: Format, *, implicit_one: bool = True) -> str:
-    element = named.element
-    if isinstance(element, FloatElement) and element.specials == "none":
-        is_own = element.implicit_one is implicit_one
-        is_alone = named.scale is None or isinstance(named.scale, FloatScale)
-        return _digits(element) if is_own and is_alone else ""
-    return ""
-
-
-def _shared_float_head(named: Format, *, microscaling: bool) -> str:
-    element, scale = named.element, named.scale
-    if isinstance(element, FloatElement) and isinstance(scale, SharedExponent):
-        is_own = scale.microscaling is microscaling
-        return f"{element.width}-{_digits(element)}" if is_own else ""
-    return ""
-
-
-def _shared_head(named: Format, element: type, prefix: str) -> str:
-    if isinstance(named.scale, SharedExponent) and isinstance(named.element, element):
-        return "" if named.scale.microscaling else f"{prefix}{named.element.width}"
-    return ""
-
-
-def _digits(element: FloatElement) -> str:
-    return f"e{element.exponent}m{element.mantissa}"
-
-
-def _after(prefix: str, rest: str) -> str:
-    return prefix + rest if rest else ""
-
-
 def _named_float(name: str) -> Family:
     return Family(
         pattern=name,
@@ -167,7 +132,7 @@ FAMILIES: tuple[Family, ...] = (
             element=IntegerElement(width=int(width), code="two's complement"),
             scale=StaticScale(fraction=int(fraction)),
         ),
-        head=_fixed_head,
+        head=fixed_head,
     ),
     Family(
         pattern=r"int(\d+)(a?)",
@@ -177,7 +142,7 @@ FAMILIES: tuple[Family, ...] = (
             *("int8-tensor", "int8-tensor(absmax=3.5)", "int4-g128-sf16", "int4-g128-sf32"),
         ),
         make=_integer,
-        head=_integer_head,
+        head=integer_head,
     ),
     Family(
         pattern=r"log(\d+)",
@@ -193,13 +158,13 @@ FAMILIES: tuple[Family, ...] = (
         pattern=r"minifloat-e(\d+)m(\d+)",
         examples=("minifloat-e4m3", "minifloat-e3m2", "minifloat-e2m1"),
         make=_float,
-        head=lambda named: _after("minifloat-", _float_head(named)),
+        head=lambda named: after("minifloat-", float_head(named)),
     ),
     Family(
         pattern=r"dmf-e(\d+)m(\d+)",
         examples=("dmf-e4m3", "dmf-e3m2"),
         make=lambda exponent, mantissa: _float(exponent, mantissa, implicit_one=False),
-        head=lambda named: _after("dmf-", _float_head(named, implicit_one=False)),
+        head=lambda named: after("dmf-", float_head(named, implicit_one=False)),
     ),
     Family(
         pattern=r"bfp(\d+)",
@@ -212,13 +177,13 @@ FAMILIES: tuple[Family, ...] = (
             scale=SharedExponent(),
             block=Block(columns=16),
         ),
-        head=lambda named: _shared_head(named, IntegerElement, "bfp"),
+        head=lambda named: shared_head(named, IntegerElement, "bfp"),
     ),
     Family(
         pattern=r"bmf(\d+)-e(\d+)m(\d+)",
         examples=("bmf8-e4m3", "bmf6-e2m3", "bmf4-e2m1"),
         make=_block_float,
-        head=lambda named: _after("bmf", _shared_float_head(named, microscaling=False)),
+        head=lambda named: after("bmf", shared_float_head(named, microscaling=False)),
     ),
     Family(
         pattern=r"bl(\d+)",
@@ -228,7 +193,7 @@ FAMILIES: tuple[Family, ...] = (
             scale=SharedExponent(),
             block=Block(columns=16),
         ),
-        head=lambda named: _shared_head(named, LogElement, "bl"),
+        head=lambda named: shared_head(named, LogElement, "bl"),
     ),
     Family(
         pattern="mxint8",
@@ -250,7 +215,7 @@ FAMILIES: tuple[Family, ...] = (
         make=lambda: Format(element=E2M1, scale=MX_EXPONENT, block=Block(columns=32)),
         head=lambda named: (
             "mxfp4"
-            if named.element == E2M1 and _shared_float_head(named, microscaling=True)
+            if named.element == E2M1 and shared_float_head(named, microscaling=True)
             else ""
         ),
     ),
@@ -258,7 +223,7 @@ FAMILIES: tuple[Family, ...] = (
         pattern=r"mxfp(\d+)-e(\d+)m(\d+)",
         examples=("mxfp8-e4m3", "mxfp8-e5m2", "mxfp6-e2m3", "mxfp6-e3m2"),
         make=_microscaled_float,
-        head=lambda named: _after("mxfp", _shared_float_head(named, microscaling=True)),
+        head=lambda named: after("mxfp", shared_float_head(named, microscaling=True)),
     ),
     Family(
         pattern="nvfp4",
