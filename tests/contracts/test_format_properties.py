@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from mpq.kernels.fake_quant import quantize
 from tests.contracts.tensors import assert_same, normal
@@ -18,6 +17,7 @@ from tests.contracts.zoo import (
     POWER,
     STATIC,
     SYMMETRIC,
+    TWO_LEVEL,
     ZERO_POINT,
 )
 
@@ -33,24 +33,38 @@ WHOLE_FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 """Subnormals, both zeros, and 3e38 among them."""
 
 
-def numbers(powers: int) -> st.SearchStrategy[float]:
-    """Signed numbers from 2^-powers to 2^powers, many on the points where rounding turns."""
-    turning = st.sampled_from([1.0, 1.5, 1.25, 1.75, 1.125, 1.4140625, 1.9921875])
-    mantissas = st.one_of(turning, st.floats(1, 2, width=32, exclude_max=True))
+TURNING = np.array([1.0, 1.125, 1.25, 1.4140625, 1.5, 1.75, 1.9375, 1.9921875])
+"""Mantissas at which one rounding or another turns."""
+
+
+def matrices(powers: int, extra: st.SearchStrategy[float] | None = None, columns: int = 37):
+    """Float32 matrices of 4 rows, from 2^-powers to 2^powers, with zeros and turning points.
+
+    A few values of `extra` are hypothesis's own; all others follow from a seed, so that a tensor
+    of many values costs no more than a few draws.
+    """
+    few = st.lists(extra, max_size=6) if extra is not None else st.just([])
     return st.builds(
-        lambda sign, mantissa, power: float(np.float32(sign * mantissa * 2.0**power)),
-        st.sampled_from([-1.0, 1.0]),
-        mantissas,
-        st.integers(-powers, powers),
+        matrix, st.integers(0, 2**32 - 1), st.integers(0, powers), st.just(columns), few
     )
 
 
-def matrices(elements: st.SearchStrategy[float], rows: int = 4, columns: int = 37):
-    return arrays(np.float32, (rows, columns), elements=elements).map(torch.from_numpy)
+def matrix(seed: int, powers: int, columns: int, few: list[float]) -> torch.Tensor:
+    random = np.random.default_rng(seed)
+    shape = (4, columns)
+    mantissas = np.where(
+        random.random(shape) < 0.5, random.choice(TURNING, shape), random.uniform(1, 2, shape)
+    )
+    x = mantissas * np.exp2(random.integers(-powers, powers + 1, shape))
+    x *= random.choice([-1, 1], shape)
+    x[random.random(shape) < 0.05] = 0.0
+    x[random.random(shape) < 0.02] = -0.0
+    x[random.integers(4, size=len(few)), random.integers(columns, size=len(few))] = few
+    return torch.from_numpy(x.astype(np.float32))
 
 
 @pytest.mark.parametrize("text", [*STATIC, *POWER])
-@given(x=matrices(st.one_of(numbers(20), WHOLE_FLOAT32, st.just(0.0))))
+@given(x=matrices(20, WHOLE_FLOAT32))
 @stable
 def test_idempotent_to_the_bit_without_float_scales(text, x):
     once = quantize(x, text)
@@ -58,30 +72,31 @@ def test_idempotent_to_the_bit_without_float_scales(text, x):
 
 
 @pytest.mark.parametrize("text", FLOAT)
-@given(x=matrices(st.one_of(numbers(20), st.just(0.0))))
+@given(x=matrices(20))
 @stable
 def test_idempotent_to_one_unit_in_the_last_place_with_float_scales(text, x):
     once = quantize(x / 2**14 if "sf16" in text else x, text)
-    assert_within_one_ulp(quantize(once, text), once, text)
+    assert_within_ulps(quantize(once, text), once, text)
 
 
 @pytest.mark.parametrize("text", ZERO_POINT)
-@given(x=matrices(st.one_of(numbers(6), st.just(0.0))))
+@given(x=matrices(6))
 @stable
 def test_idempotent_to_one_unit_in_the_last_place_with_zero_points(text, x):
     once = quantize(x, text)
-    assert_within_one_ulp(quantize(once, text), once, text)
+    # Exception: both ends of a range round once more where a float32 scale leaves no spare digits.
+    assert_within_ulps(quantize(once, text), once, text, ulps=2 if "sf32" in text else 1)
 
 
-def assert_within_one_ulp(got: torch.Tensor, want: torch.Tensor, told: str) -> None:
+def assert_within_ulps(got: torch.Tensor, want: torch.Tensor, told: str, ulps: int = 1) -> None:
     far = torch.maximum(got.abs(), want.abs())
     ulp = torch.nextafter(far, torch.tensor(torch.inf)) - far
-    wrong = (got - want).abs() > ulp
+    wrong = (got - want).abs() > ulps * ulp
     assert not wrong.any(), f"{told}: {want[wrong][:3].tolist()} became {got[wrong][:3].tolist()}"
 
 
 @pytest.mark.parametrize("text", SYMMETRIC)
-@given(x=matrices(st.one_of(numbers(20), WHOLE_FLOAT32)))
+@given(x=matrices(20, WHOLE_FLOAT32))
 @stable
 def test_odd_where_the_code_is_symmetric(text, x):
     flipped = quantize(-x, text)
@@ -99,10 +114,10 @@ def test_only_codes_that_lean_to_one_side_are_not_odd():
 
 
 @pytest.mark.parametrize("text", ALL)
-@given(x=matrices(st.one_of(numbers(20), WHOLE_FLOAT32), columns=16))
+@given(x=matrices(20, WHOLE_FLOAT32, columns=16))
 @stable
 def test_monotone_within_a_block(text, x):
-    ordered, _ = x.sort(dim=-1)
+    ordered, _ = (x + 0.0).sort(dim=-1)  # no -0: without a zero code it is below +0
     group = FACTS[text].group
     got = quantize(ordered, text)
     for part in got.split(group if isinstance(group, int) else 16, dim=-1):
@@ -110,7 +125,7 @@ def test_monotone_within_a_block(text, x):
 
 
 @pytest.mark.parametrize("text", ADAPTIVE)
-@given(x=matrices(st.one_of(numbers(8), st.just(0.0))), power=st.integers(-40, 40))
+@given(x=matrices(8), power=st.integers(-40, 40))
 @stable
 def test_a_power_of_two_passes_through_where_the_scale_adapts(text, x, power):
     if text == "bfp6(exponent=5)" or "sf16" in text:
@@ -120,7 +135,7 @@ def test_a_power_of_two_passes_through_where_the_scale_adapts(text, x, power):
 
 
 @pytest.mark.parametrize("text", ALL)
-@given(x=matrices(numbers(4), columns=16))
+@given(x=matrices(4, columns=16))
 @stable
 def test_no_code_seen_in_the_block_is_nearer_than_the_one_chosen(text, x):
     got = quantize(x, text).double()
@@ -135,7 +150,7 @@ def test_no_code_seen_in_the_block_is_nearer_than_the_one_chosen(text, x):
 
 
 @pytest.mark.parametrize("text", ALL)
-@given(x=matrices(st.one_of(numbers(20), st.sampled_from([0.0, -0.0]))))
+@given(x=matrices(20))
 @stable
 def test_zero_stays_zero(text, x):
     got = quantize(x, text)
@@ -163,13 +178,42 @@ def test_the_ceil_rule_is_named_as_an_exception_and_stays_close():
     assert ((twice - once).abs() <= once.abs().amax(-1, keepdim=True) / 7).all()
 
 
-def test_nvfp4_is_idempotent_except_in_blocks_with_a_subnormal_scale():
-    x = normal(8, 16)
-    x[0] *= 2.0**-14  # its block scale lies below 2^-6 of e4m3's, in the subnormals
+def test_nvfp4_is_idempotent_but_for_the_digits_that_its_two_scales_round_away():
+    # Exception: 6 * 448 * scale needs five digits more than a float32 scale leaves free.
+    for text in TWO_LEVEL:
+        for seed in range(20):
+            once = quantize(normal(4, 64, seed=seed), text)
+            assert_within_ulps(quantize(once, text), once, text, ulps=4)
+    once = quantize(normal(64, 64), "nvfp4(absmax=3.5)")
+    assert_within_ulps(quantize(once, "nvfp4(absmax=3.5)"), once, "nvfp4(absmax=3.5)")
+
+
+def test_an_nvfp4_block_with_a_subnormal_scale_is_the_exception():
+    x = torch.zeros(2, 16)
+    x[0, 0] = 2688.0  # the scale of the tensor is 1
+    x[1, :2] = torch.tensor([5.5, 2.5]) * 2.0**-9 * 1.45  # wants 1.33 of e4m3's least, gets 1
     once = quantize(x, "nvfp4")
-    twice = quantize(once, "nvfp4")
-    assert_within_one_ulp(twice[1:], once[1:], "nvfp4")
-    assert not once[0].count_nonzero() or (twice[0] - once[0]).abs().max() <= once[0].abs().max()
+    assert once[1].amax() == 6 * 2.0**-9  # saturated
+    x[1, :2] = torch.tensor([4.4, 2.6]) * 2.0**-9 * 2  # wants 1.47, gets 1: 8.8 falls to 6
+    assert quantize(x, "nvfp4")[1].tolist()[:2] == [6 * 2.0**-9, 6 * 2.0**-9]
+    x[1, :2] = torch.tensor([4.9, 2.0]) * 2.0**-9 * 2  # wants 1.63, gets 2: 4.9 becomes 4
+    once = quantize(x, "nvfp4")
+    assert once[1].amax() == 8 * 2.0**-9
+    twice = quantize(once, "nvfp4")  # 8 wants 1.33, gets 1, and falls to 6
+    assert twice[1].amax() == 6 * 2.0**-9
+    assert_same(quantize(twice, "nvfp4"), twice)
+
+
+@pytest.mark.parametrize(
+    ("text", "digits"), [("int9", 8), ("int12", 8), ("int12-sf16", 11), ("int12a", 8)]
+)
+def test_integers_wider_than_the_digits_of_their_scale_are_the_exception(text, digits):
+    x = normal(2000, 64)
+    once = quantize(x, text)
+    twice = quantize(once, text)
+    assert not torch.equal(once, twice)
+    largest = once.abs().amax(-1, keepdim=True)
+    assert ((twice - once).abs() <= largest * 2.0 ** (1 - digits)).all()
 
 
 @pytest.mark.parametrize("text", ZERO_POINT)

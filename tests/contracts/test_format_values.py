@@ -25,6 +25,14 @@ def test_float32_is_the_oracles(text):
         check(x, text, told=told)
 
 
+@pytest.mark.parametrize("text", ALL)
+def test_a_tensor_of_any_magnitude_is_the_oracles(text):
+    # One by one: where the scales of a tensor leave float32, all of it is computed elsewhere.
+    x = torch.exp2(normal(1, 11)) * torch.sign(normal(1, 11, seed=1))
+    for power in range(-149, 127, 4):
+        check((x.double() * 2.0**power).float(), text, told=f"2^{power}")
+
+
 @pytest.mark.parametrize("dtype", LOW)
 @pytest.mark.parametrize("text", ALL)
 def test_sixteen_bits_are_the_oracles(text, dtype):

@@ -15,7 +15,7 @@ STATIC = [
 POWER = [
     "bfp2", "bfp3", "bfp4", "bfp6", "bfp8", "bfp12", "bfp4-b32", "bfp5-b7", "bfp6(exponent=5)",
     "bmf8-e4m3", "bmf8-e5m2", "bmf6-e3m2", "bmf4-e2m1", "bmf4-e2m1-b32", "bmf5-e4m0",
-    "bl2", "bl3", "bl4", "bl8", "bl4-b32", "bl4(zero=false)",
+    "bl2", "bl3", "bl4", "bl8", "bl4-b32", "bl4(zero=false)", "bl8(zero=false)",
     "mxint8", "mxfp8-e4m3", "mxfp8-e5m2", "mxfp6-e3m2", "mxfp6-e2m3", "mxfp4",
 ]  # fmt: skip
 """A power of two for each block, chosen by the floor rule."""

@@ -213,7 +213,7 @@ def _fp(text, head, suffixes, options):
     if head == "32":
         return Facts(text, Codes((), (), signed_zero=True), 32)
     if head == "16":
-        return Facts(text, sets.ieee(5, 10), 16)
+        return _maybe_scaled(text, sets.ieee(5, 10), 16, suffixes, options)
     return _maybe_scaled(text, OCP_ELEMENTS[suffixes[0]](), 8, suffixes, options)
 
 
@@ -233,7 +233,7 @@ def _maybe_scaled(text, elements, width, suffixes, options):
 
 
 def _bf(text, head, suffixes, options):
-    return Facts(text, sets.ieee(8, 7), 16)
+    return _maybe_scaled(text, sets.ieee(8, 7), 16, suffixes, options)
 
 
 def _top_binade(elements: Codes) -> float:

@@ -164,6 +164,13 @@ def _with_zero_point(block: Sequence[float], facts: Facts, dtype: np.dtype) -> l
     if scale == 0:
         return [0.0] * len(block)
     zero = facts.codes.nearest(_quotient(-low, scale))
+    last = facts.codes.nearest(Fraction(_quotient(high, scale)) + Fraction(zero))
+    if last < facts.anchor and facts.width <= ml_dtypes.finfo(_STORED_AS[facts.storage]).nmant + 1:
+        # The codes are not spanned; under the next stored scale below they are.
+        stored_as = _STORED_AS[facts.storage]
+        below = np.float32(np.nextafter(stored_as(scale), stored_as(0)))
+        scale = below if below > 0 else scale
+        zero = facts.codes.nearest(_quotient(-low, scale))
     result = []
     for value in block:
         quotient = Fraction(_quotient(value, scale))
