@@ -19,7 +19,7 @@ from mpq.formats.element import (
     has_negative_zero,
 )
 from mpq.formats.format import NAMED_FLOATS, Format
-from mpq.formats.scale import NestedScale, StaticScale
+from mpq.formats.scale import FloatScale, NestedScale, StaticScale
 from mpq.kernels.bits import largest_held
 from mpq.kernels.layout import Layout
 from mpq.kernels.rounding import fits_float32, round_to_element, truncate_to_element
@@ -52,6 +52,7 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
     above = scales_above(x, blocks, format, layout, axis)
     out = torch.empty_like(blocks, memory_format=torch.contiguous_format)
     arithmetic = arithmetic_dtype(x.dtype)
+    is_calibrated = isinstance(format.scale, FloatScale) and format.scale.absmax is not None
     rows = max(1, PIECE // blocks.shape[1])
     for start in range(0, blocks.shape[0], rows):
         part = slice(start, start + rows)
@@ -60,6 +61,9 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
         for columns in _column_pieces(piece):
             values = round_blocks(piece[:, columns], format.element, scales)
             _write(out[part, columns], values, format.element, scales)
+            if is_calibrated:
+                # No block's own maximum carries a value that is not finite into the result.
+                out[part, columns].add_(piece[:, columns], alpha=0)
     return layout.join(out, tuple(x.shape))
 
 
