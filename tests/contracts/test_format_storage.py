@@ -154,11 +154,3 @@ def test_an_axis_out_of_range_is_refused(text, axis):
         encode(normal(3, 20), text, axis)
     with pytest.raises(FormatError, match=r"axis.*-2 to 1"):
         parse_format(text).bits((3, 20), axis)
-
-
-@pytest.mark.parametrize("text", TILED)
-def test_text_forms_are_canonical(text):
-    named = parse_format(text)
-    assert parse_format(str(named)) == named
-    assert str(parse_format(str(named))) == str(named)
-    assert hash(named) == hash(parse_format(str(named)))
