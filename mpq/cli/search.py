@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program's exit code; see `console`."""
     args = build_parser().parse_args(argv)
     set_up_logging(args.log_level)
-    # A polite kill ends like Ctrl-C: the trial at hand goes back into the queue.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run_program(lambda: search_formats(args))
+    with ending_politely():
+        return run_program(lambda: search_formats(args))
+
+
+@contextmanager
+def ending_politely() -> Iterator[None]:
+    """A context in which SIGTERM ends the program like Ctrl-C; the trial at hand is requeued."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def search_formats(args: argparse.Namespace) -> None:
@@ -248,6 +262,8 @@ def draw(run: Run, search: Search, proof: Proof | None) -> list[str]:
     if len(search.objectives) > 1:
         figures["pareto_front"] = lambda: plots.pareto_front(run)
     for comparison in proof.comparisons if proof is not None else ():
+        if comparison.returned == "uniform":
+            continue  # one colour
         name = plan_name(search, comparison)
         figures[f"allocation_{name}"] = partial(plots.allocation, run, plan=name)
     drawn = []

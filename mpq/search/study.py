@@ -147,11 +147,12 @@ class Search:
         deadline = math.inf
         if self.settings.timeout_seconds is not None:
             deadline = time.monotonic() + self.settings.timeout_seconds
+        self._reclaim()
         self._queue_seeds()
+        trials = self.study.get_trials(deepcopy=False)
         while time.monotonic() < deadline:
             self._started = time.perf_counter()
-            self._reclaim()
-            if not self._has_next(self.study.get_trials(deepcopy=False)):
+            if not self._has_next(trials):
                 return
             before = self._evaluate.forward_seconds
             self._current = None
@@ -160,17 +161,15 @@ class Search:
             except BaseException:
                 self._release()
                 raise
+            self._reclaim()
+            trials = self.study.get_trials(deepcopy=False)
+            records = self._read(trials)
+            mine = [record for record in records if record.number == self._current]
+            self.num_run += len(mine)
+            if mine and on_trial is not None:
+                on_trial([record for record in records if record is not mine[0]] + mine)
             self.loop_seconds += time.perf_counter() - self._started
             self.forward_seconds += self._evaluate.forward_seconds - before
-            self._tell(on_trial)
-
-    def _tell(self, on_trial: Callable[[Sequence[TrialRecord]], None] | None) -> None:
-        records = self.records()
-        mine = [record for record in records if record.number == self._current]
-        if mine:
-            self.num_run += 1
-            if on_trial is not None:
-                on_trial([record for record in records if record is not mine[0]] + mine)
 
     def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
         for trial in trials:

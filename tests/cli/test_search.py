@@ -38,9 +38,9 @@ plans = 3
 
 def write_config(folder, **changes):
     options = {
-        "calibration": 512,
-        "search": 512,
-        "heldout": 512,
+        "calibration": 256,
+        "search": 256,
+        "heldout": 256,
         "sites": ["*.weight"],
         "formats": ["bfp3", "bfp4", "bfp5"],
         "trials": 8,
@@ -115,7 +115,7 @@ def test_a_finished_run_goes_on_when_more_is_asked_for(finished):
     assert main([str(config), "--out", str(run)]) == 0
     after = rows_of(run / "trials.csv")
     assert len(after) == 12
-    assert after[: len(before)] == [{**row, **dict.fromkeys(())} for row in before]
+    assert after[: len(before)] == before
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
@@ -167,7 +167,7 @@ def wait_for_trials(path, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_an_interrupted_or_killed_run_is_resumed_by_the_same_command(tmp_path, number, code):
-    config = write_config(tmp_path, trials=30, refine=2)
+    config = write_config(tmp_path, trials=14, refine=1, formats=["bfp3", "bfp5"])
     out = tmp_path / "run"
     process = start(config, out)
     wait_for_trials(out / "trials.csv", 1)
@@ -178,13 +178,13 @@ def test_an_interrupted_or_killed_run_is_resumed_by_the_same_command(tmp_path, n
         assert "the same command goes on" in said
         assert (out / "summary.json").is_file()
     done = len(rows_of(out / "trials.csv"))
-    assert 0 < done < 32
+    assert 0 < done < 15
     again = start(config, out)
     _, said = again.communicate()
     assert again.returncode == 0, said
     assert "resuming" in said
     rows = rows_of(out / "trials.csv")
-    assert len(rows) == 32
+    assert len(rows) == 15
     measured = [row["digest"] for row in rows if row["reused"] == "0"]
     assert len(measured) == len(set(measured))
 
@@ -201,14 +201,14 @@ def test_an_interrupted_or_killed_run_is_resumed_by_the_same_command(tmp_path, n
 def test_the_search_beats_uniform_plans_on_heldout_text_at_their_cost(tmp_path, sites, objectives):
     config = write_config(
         tmp_path,
-        calibration=2048,
+        calibration=1024,
         search=1024,
-        heldout=4096,
+        heldout=2048,
         sites=sites,
         objectives=objectives,
         formats=["bfp2", "bfp3", "bfp4", "bfp5", "bfp6"],
-        trials=14,
-        refine=3,
+        trials=9,
+        refine=2,
     )
     assert main([str(config), "--out", str(tmp_path / "run")]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from mpq.cli.search_plan import print_dry_run
+from mpq.cli.search_wiring import load_subject
+from mpq.errors import BudgetError, ConfigError
+from tests.cli.test_search_wiring import config_of
+
+
+def test_a_dry_run_counts_the_work(capsys):
+    config = config_of(
+        search={"trials": 10, "refine": 5, "budget": {"weight_bits": 4.5}},
+        space={"fixed": {"*.0.self_attn.o_proj.weight": "bfp8"}},
+        prove={"plans": 3},
+    )
+    print_dry_run(load_subject(config), Path("somewhere"))
+    said = capsys.readouterr().out
+    # 3 windows in batches of 2: 2 a trial and for the reference; 2 windows are held out: 1 batch
+    # for each of 3 * 2 baselines, 3 plans of the front and the reference.
+    assert f"{16 * 2 + 10 * 1} batches" in said
+    for part in ("41 searched in 23 groups, 1 fixed", "fixed at bfp8", "weight_bits 4.5", "10^7"):
+        assert part in said
+
+
+def test_a_dry_run_refuses_what_the_search_would(capsys):
+    subject = load_subject(config_of(search={"budget": {"weight_bits": 2.0}}))
+    with pytest.raises(BudgetError, match="cheapest plan"):
+        print_dry_run(subject, Path("somewhere"))
+    subject = load_subject(config_of(search={"objectives": ["kl"]}))
+    with pytest.raises(ConfigError, match="needs a cost to trade"):
+        print_dry_run(subject, Path("somewhere"))
+    assert capsys.readouterr().out == ""
