@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mpq.formats.element import Element, FloatElement, IntegerElement, LogElement, TableElement
+from mpq.formats.element import Element, FloatElement, IntegerElement, TableElement
 from mpq.kernels.bits import FLOAT64, powers_of_two
 
 
@@ -17,8 +17,8 @@ def codes_of(values: Tensor, element: Element, zero_point: Tensor | None = None)
     """
     values = values.double()
     match element:
-        case IntegerElement(code="asymmetric") if zero_point is not None:
-            return (values + zero_point).long()
+        case IntegerElement(code="asymmetric"):
+            return (values + _given(zero_point)).long()
         case IntegerElement(code="sign-magnitude", width=width):
             return values.abs().long() | _sign_bits(values, width)
         case IntegerElement(width=width):
@@ -27,18 +27,16 @@ def codes_of(values: Tensor, element: Element, zero_point: Tensor | None = None)
             return torch.bucketize(values, values.new_tensor(element.values))
         case FloatElement(width=width):
             return _float_codes(values.abs(), element) | _sign_bits(values, width)
-        case LogElement(width=width):
-            exponents = torch.frexp(values).exponent.long() - 1
-            codes = torch.where(values == 0, 0, exponents + element.exponent_bias)
-            return codes | _sign_bits(values, width)
-    raise TypeError(f"no codes for {element} without its zero point")
+    exponents = torch.frexp(values).exponent.long() - 1
+    codes = torch.where(values == 0, 0, exponents + element.exponent_bias)
+    return codes | _sign_bits(values, element.width)
 
 
 def values_of(codes: Tensor, element: Element, zero_point: Tensor | None = None) -> Tensor:
     """The values, float64, that codes stand for: the inverse of `codes_of`."""
     match element:
-        case IntegerElement(code="asymmetric") if zero_point is not None:
-            return codes.double() - zero_point.double()
+        case IntegerElement(code="asymmetric"):
+            return codes.double() - _given(zero_point).double()
         case IntegerElement(code="sign-magnitude", width=width):
             return _signed((codes & (1 << width - 1) - 1).double(), codes, width)
         case IntegerElement(width=width):
@@ -47,13 +45,17 @@ def values_of(codes: Tensor, element: Element, zero_point: Tensor | None = None)
             return torch.tensor(element.values, dtype=torch.float64, device=codes.device)[codes]
         case FloatElement(width=width):
             return _signed(_float_values(codes, element), codes, width)
-        case LogElement(width=width):
-            fields = codes & (1 << width - 1) - 1
-            magnitudes = powers_of_two(fields - element.exponent_bias, FLOAT64)
-            if element.zero:
-                magnitudes = magnitudes.masked_fill(fields == 0, 0.0)
-            return _signed(magnitudes, codes, width)
-    raise TypeError(f"no values for {element} without its zero point")
+    fields = codes & (1 << element.width - 1) - 1
+    magnitudes = powers_of_two(fields - element.exponent_bias, FLOAT64)
+    if element.zero:
+        magnitudes = magnitudes.masked_fill(fields == 0, 0.0)
+    return _signed(magnitudes, codes, element.width)
+
+
+def _given(zero_point: Tensor | None) -> Tensor:
+    if zero_point is None:
+        raise TypeError("an asymmetric integer is coded with its zero point")
+    return zero_point
 
 
 def _sign_bits(values: Tensor, width: int) -> Tensor:

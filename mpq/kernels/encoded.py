@@ -149,7 +149,7 @@ def _stored_units(encoded: Encoded, layout: Layout) -> Tensor:
     """The unit of each block, [blocks, 1] (or one for all), as `choose_scales` had it."""
     element, scale = encoded.format.element, encoded.format.scale
     dtype = arithmetic_dtype(encoded.dtype)
-    if isinstance(scale, FloatScale) and encoded.scales is None:
+    if isinstance(scale, FloatScale) and scale.absmax is not None:
         return calibrated_unit(element, scale, torch.empty(0, dtype=dtype))
     if encoded.scales is None:
         raise TypeError(f"{encoded.format} stores scales, and this has none")
@@ -172,7 +172,7 @@ def _unit_exponent(format: Format) -> int:
 def _tensor_scales(encoded: Encoded, layout: Layout, dtype: torch.dtype) -> Tensor:
     scale = encoded.format.scale
     above = encoded.tensor_scales
-    if above is None and isinstance(scale, NestedScale):
+    if isinstance(scale, NestedScale) and scale.absmax is not None:
         above = scale_above(torch.zeros(1), scale)
     if above is None:
         raise TypeError(f"{encoded.format} stores a scale for the tensor, and this has none")

@@ -1,6 +1,6 @@
 """docs/formats.md tells the truth: its table is what the code says, and no family is missing.
 
-`python -m tests.formats.test_docs` prints the table to paste.
+`python -m tests.formats.test_formats_docs` prints the table to paste.
 """
 
 import re
