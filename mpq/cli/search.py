@@ -190,13 +190,17 @@ def open_search(subject: Subject, run: Run) -> Search:
     with shown_progress() as progress:
         table = measure_damage(subject, run.path, progress)
     evaluate = Evaluation(subject, subject.splits.search)
+    # A run may be renamed, and its own file holds its study only; a shared storage needs names.
+    storage, name = f"sqlite:///{run.artefact(STUDY)}", "mpq"
+    if config.search.storage is not None:
+        storage, name = config.search.storage, run.path.resolve().name
     return Search(
         make_space(subject, table),
         objectives,
         settings_of(config),
         evaluate,
-        storage=config.search.storage or f"sqlite:///{run.artefact(STUDY)}",
-        name=run.path.resolve().name,
+        storage=storage,
+        name=name,
         functions={name: evaluate.bind(function) for name, function in functions.items()},
     )
 

@@ -56,12 +56,14 @@ def lineages(
 ) -> list[Lineage]:
     """Where the refinement stands, narrowest uniform plan first.
 
-    With budgets and no cost among the objectives there is one lineage, at the budgets.
+    With budgets, and no cost among the objectives or no uniform plan that keeps them, there is
+    one lineage, at the budgets.
     """
-    if limits and all(objective.source != "cost" for objective in objectives):
+    uniform = uniform_within(space, limits)
+    is_costed = any(objective.source == "cost" for objective in objectives)
+    if limits and not (is_costed and uniform):
         bounds = {AT_BUDGET: dict(limits)}
     else:
-        uniform = uniform_within(space, limits)
         bounds = {
             name: {**limits, **bits_of(space, choices, compared)}
             for name, choices in uniform.items()

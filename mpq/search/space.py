@@ -225,22 +225,28 @@ def allowed_bits(space: Space, measure: str, bound: float) -> int:
 
 
 def uniform_choices(space: Space) -> dict[str, Choices]:
-    """Format text -> the plan that gives every group that format, or else its widest candidate.
+    """Format text -> the plan that gives every group that format, narrowest format first.
 
-    Widest first candidates of the whole space, narrowest first; plans that come out equal are
-    listed once, under the format that most groups take.
+    A group that may not have it takes its narrowest candidate that is no narrower, or else its
+    widest. Plans that come out equal are listed once, under the format that most groups take.
     """
     formats = {fmt: None for group in space.groups for fmt in group.candidates}
     found: dict[Choices, tuple[int, str]] = {}
-    for fmt in sorted(formats, key=lambda fmt: (fmt.bits_per_value, str(fmt))):
-        choices = tuple(
-            group.candidates.index(fmt) if fmt in group.candidates else len(group.candidates) - 1
-            for group in space.groups
-        )
+    for fmt in sorted(formats, key=_by_bits):
+        choices = tuple(_nearest(group, fmt) for group in space.groups)
         takers = sum(fmt in group.candidates for group in space.groups)
         if choices not in found or found[choices][0] < takers:
             found[choices] = (takers, str(fmt))
     return {text: choices for choices, (_, text) in found.items()}
+
+
+def _nearest(group: Group, fmt: Format) -> int:
+    if fmt in group.candidates:
+        return group.candidates.index(fmt)
+    wider = (other.bits_per_value >= fmt.bits_per_value for other in group.candidates)
+    return next(
+        (index for index, is_wider in enumerate(wider) if is_wider), len(group.candidates) - 1
+    )
 
 
 def _texts(formats: Sequence[Format]) -> str:

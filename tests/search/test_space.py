@@ -83,19 +83,26 @@ def test_fixed_sites_cost_but_are_not_chosen():
     assert space.mean_bits("weight_bits", (0,)) == cost(plan, sites).weight_bits
 
 
-def test_uniform_plans_take_the_widest_candidate_where_theirs_is_missing():
+def test_a_group_without_the_format_takes_the_next_wider_or_its_widest():
     sites = make_sites(1)
     candidates = {
-        site.name: formats("bfp2", "bfp3") if site.kind == "o_proj" else formats("bfp3", "bfp6")
+        site.name: formats("bfp2", "bfp4", "bfp5")
+        if site.kind == "o_proj"
+        else formats("bfp3", "bfp6")
         for site in sites
     }
     space = build_space(sites, candidates, damage=flat)
-    uniform = uniform_choices(space)
-    wide = {name: str(f) for name, f in space.plan(uniform["bfp6"]).formats.items()}
-    assert wide["model.layers.0.o_proj.weight"] == "bfp3"
-    assert wide["model.layers.0.q_proj.weight"] == "bfp6"
-    assert {str(f) for f in space.plan(uniform["bfp3"]).formats.values()} == {"bfp3"}
-    assert len(set(uniform.values())) == len(uniform)
+    uniform = {
+        text: {str(fmt) for fmt in space.plan(choices).formats.values()}
+        for text, choices in space.uniform.items()
+    }
+    assert uniform == {
+        "bfp2": {"bfp2", "bfp3"},
+        "bfp3": {"bfp4", "bfp3"},
+        "bfp4": {"bfp4", "bfp6"},
+        "bfp6": {"bfp5", "bfp6"},
+    }
+    assert uniform_choices(space) == space.uniform
 
 
 def test_a_budget_is_exact_to_the_bit(space):
