@@ -35,16 +35,16 @@ def test_different_formats_have_different_texts():
     assert len({str(one) for one in named}) == len(named)
 
 
-HEADS = (
-    "int bfp bmf bl log fixed minifloat dmf mxfp mxint nvfp nf fp bf e -e m -g -b -sf -token "
-    "-tensor a ."
-).split()
-KEYS = (
-    "(exponent= (block= (scale_rule= (absmax= (bias= (zero= ceil mse true false x , ) - inf nan "
-    "1e400"
-).split()
+HEADS = [
+    "int", "bfp", "bmf", "bl", "log", "fixed", "minifloat", "dmf", "mxfp", "mxint", "nvfp", "nf",
+    "fp", "bf", "e", "-e", "m", "-g", "-b", "-sf", "-token", "-tensor", "a", ".",
+]  # fmt: skip
+KEYS = [
+    "(exponent=", "(block=", "(scale_rule=", "(absmax=", "(bias=", "(zero=", "ceil", "mse",
+    "true", "false", "x", ",", ")", "-", "inf", "nan", "1e400",
+]  # fmt: skip
 PIECES = st.one_of(st.sampled_from(HEADS), st.sampled_from(KEYS), st.integers(-1, 40).map(str))
-VALUES = "0 1 4 5 8 9 -3 4x16 0x4 mse true 1e-9 nan".split()
+VALUES = ["0", "1", "4", "5", "8", "9", "-3", "4x16", "0x4", "mse", "true", "1e-9", "nan"]
 KEYED = st.builds(
     "({}={})".format,
     st.sampled_from(["exponent", "block", "scale_rule", "absmax", "bias", "zero"]),
