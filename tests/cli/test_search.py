@@ -167,7 +167,7 @@ def wait_for_trials(path, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_an_interrupted_or_killed_run_is_resumed_by_the_same_command(tmp_path, number, code):
-    config = write_config(tmp_path, trials=14, refine=1, formats=["bfp3", "bfp5"])
+    config = write_config(tmp_path, trials=14, refine=1)
     out = tmp_path / "run"
     process = start(config, out)
     wait_for_trials(out / "trials.csv", 1)
