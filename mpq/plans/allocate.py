@@ -20,6 +20,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array
 
 from mpq.errors import BudgetError, PlanError
+from mpq.plans.mute import muted_stdout
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -290,13 +291,14 @@ def _integer_program(problem: _Problem) -> Ints | None:
     rules = [LinearConstraint(_one_each(allowed), 1, 1), LinearConstraint(rows, -np.inf, room)]
     objective = problem.damage[group, choice] * _scale(problem)
     for _ in range(MAX_CUTS):
-        found = milp(
-            objective,
-            constraints=rules,
-            integrality=np.ones(len(objective), dtype=np.int64),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 0.0},
-        )
+        with muted_stdout():
+            found = milp(
+                objective,
+                constraints=rules,
+                integrality=np.ones(len(objective), dtype=np.int64),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": 0.0},
+            )
         if found.x is None:
             return None
         chosen = np.zeros(problem.damage.shape)
