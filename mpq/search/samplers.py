@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.errors import ConfigError
 from mpq.search.objective import Objective
@@ -38,7 +38,7 @@ class SeededSampler(BaseSampler):
     before it, so that a killed trial shifts nothing.
 
     Attributes:
-        trials: All trials of the study when the last one began.
+        trials: All trials of the study when the sampler was renewed last.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -46,29 +46,33 @@ class SeededSampler(BaseSampler):
         self._make = make
         self._seed = seed
         self._inner = make(seed)
+        self._number: int | None = None
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Renews the sampler for this trial."""
+    def renew(self, study: Study, trial: FrozenTrial | Trial) -> None:
+        """Makes the sampler of this trial, unless that is done."""
+        if self._number == trial.number:
+            return
+        self._number = trial.number
         self.trials = study.get_trials(deepcopy=False)
         turn = trial_turn(trial, self.trials)
         state = np.random.SeedSequence([self._seed, turn]).generate_state(1)
         self._inner = self._make(int(state[0]))
-        self._inner.before_trial(study, trial)
-        if isinstance(self._inner, optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler):
-            # Queued trials are never sampled, so nobody else puts them into a generation; the
-            # baselines are to be among the first parents.
-            self._inner.get_trial_generation(study, trial)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Does nothing: its worker claims a new trial before anything is read for it."""
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The inner sampler's answer."""
+        self.renew(study, trial)
         return self._inner.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The inner sampler's answer."""
+        self.renew(study, trial)
         return self._inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -79,6 +83,7 @@ class SeededSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """The inner sampler's answer."""
+        self.renew(study, trial)
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -89,10 +94,15 @@ class SeededSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Passed on to the inner sampler."""
+        genetic = (optuna.samplers.NSGAIISampler, optuna.samplers.NSGAIIISampler)
+        if isinstance(self._inner, genetic) and state == TrialState.COMPLETE:
+            # Queued trials are never sampled, so nobody else puts them into a generation; the
+            # baselines are to be among the first parents.
+            self._inner.get_trial_generation(study, trial)
         self._inner.after_trial(study, trial, state, values)
 
 
-def trial_turn(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+def trial_turn(trial: FrozenTrial | Trial, trials: Sequence[FrozenTrial]) -> int:
     """A trial's place among those of `trials` that count; a requeued one has its first one's."""
     if TURN in trial.user_attrs:
         return int(trial.user_attrs[TURN])

@@ -153,7 +153,10 @@ class Search:
         while time.monotonic() < deadline:
             self._started = time.perf_counter()
             if not self._has_next(trials):
-                return
+                if not self._may_come_back(trials):
+                    return
+                trials = self.study.get_trials(deepcopy=False)
+                continue
             before = self._evaluate.forward_seconds
             self._current = None
             try:
@@ -182,6 +185,18 @@ class Search:
         if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:
             reclaim(self.study, self._num_params)
             self._reclaimed = time.monotonic()
+
+    def _may_come_back(self, trials: Sequence[FrozenTrial]) -> bool:
+        """True while a trial runs that no worker has claimed yet; waits a moment then.
+
+        A worker that is killed right after it took a trial leaves it like that.
+        """
+        running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+        if all(WORKER in trial.user_attrs for trial in running):
+            return False
+        time.sleep(0.5)
+        reclaim(self.study, self._num_params)
+        return True
 
     def _queue_seeds(self) -> None:
         trials = self.study.get_trials(deepcopy=False)
@@ -229,7 +244,8 @@ class Search:
     def _run_trial(self, trial: Trial) -> tuple[float, ...]:
         self._current = trial.number
         trial.set_user_attr(WORKER, this_worker())
-        trials = self._sampler.trials  # read when this trial was begun
+        self._sampler.renew(self.study, trial)
+        trials = self._sampler.trials
         self._refuse_surplus(trial, trials)
         forward = self._evaluate.forward_seconds
         result, pruned = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))

@@ -26,9 +26,9 @@ from mpq.search.samplers import TURN, trial_turn
 
 HEARTBEAT_SECONDS = 60
 GRACE_SECONDS = 180
-UNCLAIMED_SECONDS = 30
-"""Age at which a running trial without a worker's name must have lost it: claiming takes
-milliseconds."""
+UNCLAIMED_SECONDS = 10
+"""Age at which a running trial without a worker's name must have lost it: to claim a trial is the
+first thing that its worker does, and takes milliseconds."""
 
 WORKER = "worker"
 QUEUED = "queued"

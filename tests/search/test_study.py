@@ -193,6 +193,18 @@ def test_a_killed_search_goes_on_at_once_with_the_killed_trial(tmp_path, whole, 
     assert states.count("RUNNING") == states.count("WAITING") == 0
 
 
+def test_a_trial_that_was_taken_and_never_claimed_comes_back(tmp_path, monkeypatch):
+    """A worker killed right after `ask` leaves a running trial without its name on it."""
+    monkeypatch.setattr("mpq.search.workers.UNCLAIMED_SECONDS", 1)
+    search = make_search(tmp_path, trials=9, refine=0)
+    search.study.ask()
+    search.run()
+    assert len(search.records()) == 9
+    states = [trial.state.name for trial in search.study.get_trials()]
+    assert states.count("FAIL") == 1
+    assert states.count("RUNNING") == 0
+
+
 def test_several_workers_share_one_study(tmp_path):
     program = textwrap.dedent(WORKER)
     command = [sys.executable, "-c", program, str(tmp_path), "-1"]
