@@ -20,6 +20,7 @@ SEARCHES = {
     "weights only": CONFIGS / "tiny_llama.toml",
     "weights and activations": CONFIGS / "tiny_llama_w_a.toml",
 }
+PROVENANCE = ("model", "model_fingerprint", "data_sha256", "seed", "python", "versions")
 COLUMNS = ("at the cost of", "bits", "uniform", "allocation", "search", "returned", "margin")
 
 
@@ -45,7 +46,8 @@ def result_of(config: str, folder: Path) -> dict[str, Any]:
     """What is kept of a run: its config's name, versions, counts and comparisons."""
     summary = json.loads((folder / "summary.json").read_text())
     provenance = json.loads((folder / "provenance.json").read_text())
-    return {"config": config, "provenance": provenance} | {
+    kept = {key: provenance[key] for key in PROVENANCE}
+    return {"config": config, "provenance": kept} | {
         key: summary[key]
         for key in ("trials", "by_source", "seconds", "forward_seconds", "objectives", "proof")
     }

@@ -153,8 +153,17 @@ def test_help_has_an_example(capsys):
     assert "mpq-search search_configs/tiny_llama.toml" in capsys.readouterr().out
 
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so their children.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mpq.cli.search import main
+sys.exit(main())
+"""
+
+
 def start(config, out):
-    command = [sys.executable, "-m", "mpq.cli.search", str(config), "--out", str(out)]
+    command = [sys.executable, "-c", PROGRAM, str(config), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
