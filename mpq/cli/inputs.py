@@ -54,6 +54,7 @@ def load_data_of(
             max_length=section.max_length,
             prompt=section.prompt,
             choices=section.choices,
+            path=section.path,
             seed=seed,
         )
     return load_splits(

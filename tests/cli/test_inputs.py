@@ -47,6 +47,7 @@ def test_examples_get_every_key_of_the_config(monkeypatch):
         "max_length": 6,
         "prompt": "{sentence}:",
         "choices": [" bad", " good"],
+        "path": "sentences.tsv",
     }
     tokenizer = object()
     load_data_of(config_of(data=data, seed=7), tokenizer)
