@@ -41,9 +41,6 @@ _OPTIONAL = frozenset({
 _SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "__pycache__"})
 
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """One topic of the language reference, or all docstrings of one top-level module.

@@ -5,7 +5,6 @@ have the format, against ml_dtypes and gfloat.
 """
 
 import gfloat
-import gfloat.formats as gf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from mpq.kernels.fake_quant import quantize
 from tests.contracts.tensors import assert_same, scale_of_one, to_numpy
 from tests.contracts.zoo import ALL, FACTS
 from tests.oracles import scalar
+from tests.oracles.outside import GFLOAT_BLOCKS
 
 NARROW = [text for text in ALL if FACTS[text].width <= 8 and FACTS[text].absmax is None]
 
@@ -105,19 +105,9 @@ def test_out_of_range_saturates(text):
     assert_same(quantize(-beyond, text), torch.full((18,), -largest), text)
 
 
-BLOCKS = {
-    "mxfp8-e4m3": gf.format_info_mxfp8_e4m3,
-    "mxfp8-e5m2": gf.format_info_mxfp8_e5m2,
-    "mxfp6-e3m2": gf.format_info_mxfp6_e3m2,
-    "mxfp6-e2m3": gf.format_info_mxfp6_e2m3,
-    "mxfp4": gf.format_info_mxfp4_e2m1,
-    "mxint8": gf.format_info_mxint8,
-}
-
-
-@pytest.mark.parametrize("text", BLOCKS)
+@pytest.mark.parametrize("text", GFLOAT_BLOCKS)
 def test_microscaling_blocks_are_those_of_gfloat(text):
-    info = BLOCKS[text]
+    info = GFLOAT_BLOCKS[text]
     random = np.random.default_rng(1)
     for power in (-126, -100, -3, 0, 8, 120):
         x = (random.uniform(-1.99, 1.99, 32) * 2.0**power).astype(np.float32)

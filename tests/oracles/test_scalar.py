@@ -1,26 +1,17 @@
 """The scalar oracle, proven against gfloat's blocks, ml_dtypes' casts, and worked examples."""
 
 import gfloat
-import gfloat.formats as gf
 import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.oracles.outside import GFLOAT_BLOCKS
 from tests.oracles.scalar import quantize
 
-BLOCKS = {
-    "mxfp8-e4m3": gf.format_info_mxfp8_e4m3,
-    "mxfp8-e5m2": gf.format_info_mxfp8_e5m2,
-    "mxfp6-e3m2": gf.format_info_mxfp6_e3m2,
-    "mxfp6-e2m3": gf.format_info_mxfp6_e2m3,
-    "mxfp4": gf.format_info_mxfp4_e2m1,
-    "mxint8": gf.format_info_mxint8,
-}
 
-
-@pytest.mark.parametrize("text", BLOCKS)
+@pytest.mark.parametrize("text", GFLOAT_BLOCKS)
 def test_microscaling_blocks_are_those_of_gfloat(text):
-    info = BLOCKS[text]
+    info = GFLOAT_BLOCKS[text]
     random = np.random.default_rng(0)
     for power in (-120, -20, 0, 3, 60):
         x = (random.standard_normal(32) * 2.0**power).astype(np.float32)
