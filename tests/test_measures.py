@@ -59,6 +59,42 @@ def test_kl_in_chunks_equals_kl_at_once(generator, monkeypatch):
     assert torch.equal(measures.cross_entropy(logits, labels), entropy)
 
 
+@pytest.mark.parametrize("chunk", [None, 25])
+def test_a_teacher_judges_as_the_single_measures_do(generator, monkeypatch, chunk):
+    if chunk is not None:
+        monkeypatch.setattr(measures, "_CHUNK_VALUES", chunk)
+    reference = 3 * torch.randn(3, 7, 10, generator=generator)
+    # Ties for the largest logit are what bfloat16 makes of close ones.
+    logits = (reference + torch.randn(3, 7, 10, generator=generator)).round()
+    labels = torch.randint(10, (3, 7), generator=generator)
+    labels[:2] = logits[:2].argmax(-1)
+    exact = measures.judge(logits, measures.teacher_of(reference, torch.float32), labels)
+    torch.testing.assert_close(exact[0], measures.kl_divergence(logits, reference))
+    torch.testing.assert_close(exact[1], measures.cross_entropy(logits, labels))
+    assert torch.equal(exact[2], measures.accuracy(logits, labels))
+    rounded = measures.judge(logits, measures.teacher_of(reference, torch.bfloat16), labels)
+    torch.testing.assert_close(rounded[0], exact[0], rtol=0.02, atol=1e-3)
+    assert torch.equal(rounded[1], exact[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_rounded_teacher_takes_its_dtype_and_does_not_diverge_from_itself(generator, dtype):
+    logits = 4 * torch.randn(5, 2048, generator=generator)
+    teacher = measures.teacher_of(logits, dtype)
+    assert teacher.num_bytes == 5 * (2048 * dtype.itemsize + 4 + 4)
+    labels = torch.zeros(5, dtype=torch.long)
+    assert torch.equal(measures.judge(logits, teacher, labels)[0], torch.zeros(5))
+
+
+def test_a_teacher_may_rule_classes_out():
+    teacher = measures.teacher_of(torch.tensor([[0.0, 0.0, -math.inf]]), torch.float32)
+    label = torch.tensor([0])
+    same = torch.tensor([[0.0, 0.0, -math.inf]])
+    assert measures.judge(same, teacher, label)[0] == 0
+    assert measures.judge(torch.tensor([[0.0, -math.inf, 0.0]]), teacher, label)[0] == math.inf
+    assert math.isnan(measures.judge(torch.tensor([[0.0, math.nan, 0.0]]), teacher, label)[0])
+
+
 def test_kl_of_a_class_that_is_ruled_out_counts_nothing_and_nan_stays():
     reference = torch.tensor([[0.0, 0.0, -math.inf], [0.0, 0.0, -math.inf]])
     logits = torch.tensor([[0.0, 0.0, -math.inf], [0.0, math.nan, 0.0]])

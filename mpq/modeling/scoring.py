@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import DataError
-from mpq.measures import accuracy, cross_entropy, kl_divergence
+from mpq.measures import Teacher, judge, teacher_of
 
 if TYPE_CHECKING:
     from mpq.data.examples import Examples
 
 DEFAULT_CACHE_BYTES = 1 << 30
-"""Reference logits are kept up to this size (1 GiB), and computed anew beyond."""
+"""The teacher's probabilities are kept up to this size (1 GiB), and computed anew beyond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +34,13 @@ class Batch:
         inputs: What the model is called with.
         select: The model's logits -> the ones that count, `[windows, positions, classes]`.
         labels: `[windows, positions]` int64, the truth beside `select`'s logits.
+        kept: Of the positions, those whose logits count, int64; None for what `select` says.
     """
 
     inputs: dict[str, Tensor]
     select: Callable[[Tensor], Tensor]
     labels: Tensor
+    kept: Tensor | None = None
 
     @property
     def num_windows(self) -> int:
@@ -61,38 +64,60 @@ class WindowScores:
 
 
 def make_batches(
-    data: Tensor | Examples, batch_size: int, device: torch.device | str = "cpu"
+    data: Tensor | Examples,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    *,
+    judge_every: int = 1,
 ) -> tuple[Batch, ...]:
     """The batches of `data`, in order; the last one may be smaller.
 
     Args:
-        data: Token windows `[N, T]` int64, judged at the T - 1 positions that have a next token;
-            or examples, judged by their class (`choice_ids` None) or by the choice that a causal
+        data: Token windows `[N, T]` int64, judged at positions that have a next token; or
+            examples, judged by their class (`choice_ids` None) or by the choice that a causal
             model would write after the last token.
         batch_size: Windows a batch.
         device: Where the batches lie.
+        judge_every: Of windows, every n-th position is judged, the n-th being the first; 1 for
+            all of them.
 
     Raises:
-        DataError: There is no window, or a window has no next token.
+        DataError: There is no window, a window has no position to judge, or examples are to be
+            judged at some of their positions.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is {batch_size}; at least 1 window a batch is needed")
     if isinstance(data, Tensor):
-        if data.dim() != 2 or data.shape[0] == 0 or data.shape[1] < 2:
+        if data.dim() != 2 or data.shape[0] == 0 or not 1 <= judge_every < data.shape[1]:
             raise DataError(
-                f"windows have the shape {tuple(data.shape)}; needed are [N, T] with N >= 1 "
-                "windows of T >= 2 tokens (the first has none before it)"
+                f"windows have the shape {tuple(data.shape)} and every {judge_every}. position is "
+                "judged; needed are [N, T] with N >= 1 windows of T >= 2 tokens (the first has "
+                "none before it), and a position to judge in each of them"
             )
-        return tuple(_token_batch(part.to(device)) for part in torch.split(data, batch_size))
+        parts = torch.split(data, batch_size)
+        return tuple(_token_batch(part.to(device), judge_every) for part in parts)
+    if judge_every != 1:
+        raise DataError(
+            f"every {judge_every}. position was to be judged, and an example has one; "
+            "judge_every is for windows of tokens"
+        )
     if data.input_ids.shape[0] == 0:
         raise DataError("there is no example to score; ask for at least one")
     starts = range(0, data.input_ids.shape[0], batch_size)
     return tuple(_example_batch(data, start, start + batch_size, device) for start in starts)
 
 
-def _token_batch(tokens: Tensor) -> Batch:
+def _token_batch(tokens: Tensor, judge_every: int) -> Batch:
+    inputs, labels = {"input_ids": tokens}, tokens[:, judge_every::judge_every]
+    if judge_every == 1:
+        return Batch(inputs=inputs, select=lambda logits: logits[:, :-1], labels=labels)
+    kept = torch.arange(judge_every - 1, tokens.shape[1] - 1, judge_every, device=tokens.device)
     return Batch(
-        inputs={"input_ids": tokens}, select=lambda logits: logits[:, :-1], labels=tokens[:, 1:]
+        inputs=inputs,
+        # A model that was told which logits are wanted has computed no others.
+        select=lambda logits: logits if logits.shape[1] == len(kept) else logits[:, kept],
+        labels=labels,
+        kept=kept,
     )
 
 
@@ -124,20 +149,23 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
     """The logits that count of `model` on `batch`: `[windows, positions, classes]`."""
     # A key-value cache would only cost memory; classifiers without one do not know the word.
     has_cache = bool(getattr(getattr(model, "config", None), "use_cache", False))
-    keywords = {"use_cache": False} if has_cache else {}
+    keywords: dict[str, Any] = {"use_cache": False} if has_cache else {}
+    # The head of a large vocabulary costs more than the rest of a small model.
+    if batch.kept is not None and "logits_to_keep" in signature(model.forward).parameters:
+        keywords["logits_to_keep"] = batch.kept
     return batch.select(model(**batch.inputs, **keywords).logits)
 
 
 class Scorer:
-    """Scores a model against itself at full precision, with the reference logits remembered.
+    """Scores a model against itself at full precision, with the teacher's predictions remembered.
 
-    The reference is `model` as it stands outside of `apply`; it is computed when a batch is
-    scored for the first time. Never call `score` inside of a plan's context: hand the context in.
+    The teacher is `model` as it stands outside of `apply`; it is run when a batch is scored for
+    the first time. Never call `score` inside of a plan's context: hand the context in.
 
     Attributes:
         num_windows: Windows that can be scored.
         batch_size: Windows a batch; ranges of whole batches waste nothing.
-        num_forwards: Batches sent through the model so far, the reference's included.
+        num_forwards: Batches sent through the model so far, the teacher's included.
         forward_seconds: Time spent on them and on the measures, in seconds.
     """
 
@@ -147,6 +175,8 @@ class Scorer:
         data: Tensor | Examples,
         *,
         batch_size: int,
+        judge_every: int = 1,
+        teacher_dtype: torch.dtype = torch.bfloat16,
         max_cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         """Cuts `data` into batches; runs nothing.
@@ -155,20 +185,25 @@ class Scorer:
             model: A transformers model; it is switched to no other mode.
             data: See `make_batches`.
             batch_size: Windows a batch.
-            max_cache_bytes: Reference logits (float32) are kept up to this size in all, those of
-                the first batches first; other batches compute theirs anew in each score.
+            judge_every: See `make_batches`.
+            teacher_dtype: What the teacher's probabilities are kept in; see
+                `mpq.measures.teacher_of`.
+            max_cache_bytes: They are kept up to this size in all, those of the first batches
+                first; for other batches the teacher runs anew in each score.
 
         Raises:
             DataError: There is nothing to score.
         """
         self.model = model
-        self.batches = make_batches(data, batch_size, next(model.parameters()).device)
+        device = next(model.parameters()).device
+        self.batches = make_batches(data, batch_size, device, judge_every=judge_every)
         self.num_windows = sum(batch.num_windows for batch in self.batches)
         self.num_forwards = 0
         self.forward_seconds = 0.0
         self.batch_size = batch_size
+        self._teacher_dtype = teacher_dtype
         self._bytes_left = max_cache_bytes
-        self._references: dict[int, Tensor] = {}
+        self._teachers: dict[int, Teacher] = {}
 
     def score(
         self,
@@ -207,57 +242,48 @@ class Scorer:
         for index in wanted:
             with within(index):
                 self._remember(index)
-        remembered = [index for index in wanted if index in self._references]
+        remembered = [index for index in wanted if index in self._teachers]
         if remembered:
             with apply():
                 for index in remembered:
                     with within(index):
-                        parts[index] = self._judge(index, self._references[index])
+                        parts[index] = self._judge(index, self._teachers[index])
         for index in wanted:
             if index not in parts:
                 with within(index):
-                    reference = self._run(index)
+                    teacher = self._teach(index)
                 with apply(), within(index):
-                    parts[index] = self._judge(index, reference)
+                    parts[index] = self._judge(index, teacher)
         rows = torch.cat([parts[index] for index in wanted], dim=1)
         offset = start * self.batch_size
         kl, loss, hits = rows[:, first - offset : last - offset]
         return WindowScores(kl=kl, loss=loss, accuracy=hits)
 
     def _remember(self, index: int) -> None:
-        """Keeps the reference logits of a batch if they fit; full once one did not."""
-        if index in self._references or self._bytes_left <= 0:
+        """Keeps the teacher of a batch if it fits; full once one did not."""
+        if index in self._teachers or self._bytes_left <= 0:
             return
-        logits = self._run(index)
-        size = logits.numel() * logits.element_size()
-        self._bytes_left -= size
+        teacher = self._teach(index)
+        self._bytes_left -= teacher.num_bytes
         if self._bytes_left >= 0:
-            self._references[index] = logits
+            self._teachers[index] = teacher
 
     @torch.inference_mode()
-    def _run(self, index: int) -> Tensor:
-        """The logits of one batch by the model as it stands, float32 (or float64)."""
+    def _teach(self, index: int) -> Teacher:
+        """What the model as it stands predicts on one batch."""
         start = self._now()
-        logits = forward(self.model, self.batches[index])
-        # A copy: a view would keep the logits that do not count alive.
-        logits = logits.clone() if logits.dtype == torch.float64 else logits.float().contiguous()
+        teacher = teacher_of(forward(self.model, self.batches[index]), self._teacher_dtype)
         self.num_forwards += 1
         self.forward_seconds += self._now() - start
-        return logits
+        return teacher
 
     @torch.inference_mode()
-    def _judge(self, index: int, reference: Tensor) -> Tensor:
+    def _judge(self, index: int, teacher: Teacher) -> Tensor:
         """KL, loss and accuracy `[3, windows]` float64 of a batch by the model as it stands."""
         start = self._now()
-        labels = self.batches[index].labels
-        logits = forward(self.model, self.batches[index])
-        measured = torch.stack(
-            [
-                kl_divergence(logits, reference).double().mean(dim=1),
-                cross_entropy(logits, labels).double().mean(dim=1),
-                accuracy(logits, labels).double().mean(dim=1),
-            ]
-        ).cpu()
+        batch = self.batches[index]
+        by_position = judge(forward(self.model, batch), teacher, batch.labels)
+        measured = torch.stack([values.double().mean(dim=1) for values in by_position]).cpu()
         self.num_forwards += 1
         self.forward_seconds += self._now() - start
         return measured

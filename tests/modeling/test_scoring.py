@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from mpq.errors import DataError
-from mpq.measures import kl_divergence
+from mpq.measures import cross_entropy, kl_divergence
 from mpq.modeling.scoring import Scorer, make_batches
 
 
@@ -69,20 +69,29 @@ def direct_scores(model, windows, context):
     return torch.stack(rows, dim=1)
 
 
-@pytest.mark.parametrize("max_cache_bytes", [1 << 30, 2 * 3 * 11 * 50 * 4, 0])
-def test_scores_are_torchs_whatever_is_cached(llama, windows, max_cache_bytes):
-    scorer = Scorer(llama, windows, batch_size=3, max_cache_bytes=max_cache_bytes)
+def teacher_bytes(positions, *, dtype_bytes):
+    """Probabilities of 50 classes, and two float32 numbers."""
+    return positions * (50 * dtype_bytes + 8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-3)], ids=["exact", "rounded"]
+)
+@pytest.mark.parametrize("num_cached", [3, 2, 0])
+def test_scores_are_torchs_whatever_is_cached(llama, windows, num_cached, dtype, rtol):
+    cap = num_cached * teacher_bytes(3 * 11, dtype_bytes=dtype.itemsize)
+    scorer = Scorer(llama, windows, batch_size=3, teacher_dtype=dtype, max_cache_bytes=cap)
     for _ in range(2):  # the second score meets a full cache
         scores = scorer.score(noisy(llama))
         expected = direct_scores(llama, windows, noisy(llama))
         assert expected[0].min() > 1e-3
-        torch.testing.assert_close(scores.kl, expected[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(scores.kl, expected[0], rtol=rtol, atol=1e-6)
         torch.testing.assert_close(scores.loss, expected[1], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(scores.accuracy, expected[2])
 
 
 def test_the_cache_saves_forwards_and_keeps_its_cap(llama, windows):
-    batch_bytes = 3 * 11 * 50 * 4
+    batch_bytes = teacher_bytes(3 * 11, dtype_bytes=2)
     forwards = {}
     for name, cap in (("all", 1 << 30), ("first", batch_bytes), ("none", 0)):
         scorer = Scorer(llama, windows, batch_size=3, max_cache_bytes=cap)
@@ -97,6 +106,47 @@ def test_the_cache_saves_forwards_and_keeps_its_cap(llama, windows):
 def test_the_model_itself_has_no_divergence(llama, windows):
     scores = Scorer(llama, windows, batch_size=4).score(nullcontext)
     assert torch.equal(scores.kl, torch.zeros(7, dtype=torch.float64))
+
+
+class _Deaf(torch.nn.Module):
+    """A model that cannot be told which logits are wanted."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids):
+        return self.model(input_ids)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, _Deaf], ids=["told", "not told"])
+@pytest.mark.parametrize("judge_every", [2, 4, 11])
+def test_every_nth_position_is_judged(llama, windows, judge_every, wrap):
+    model = wrap(llama)
+    scorer = Scorer(
+        model, windows, batch_size=3, judge_every=judge_every, teacher_dtype=torch.float32
+    )
+    scores = scorer.score(noisy(llama))
+    with torch.no_grad():
+        reference = llama(windows).logits[:, judge_every - 1 : -1 : judge_every]
+        with noisy(llama)():
+            logits = llama(windows).logits[:, judge_every - 1 : -1 : judge_every]
+    labels = windows[:, judge_every::judge_every]
+    assert labels.shape[1] == 11 // judge_every
+    torch.testing.assert_close(
+        scores.kl, kl_divergence(logits, reference).double().mean(1), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(
+        scores.loss, cross_entropy(logits, labels).double().mean(1), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_unwanted_logits_are_not_computed(llama, windows):
+    shapes = []
+    hook = llama.lm_head.register_forward_hook(lambda *args: shapes.append(args[2].shape))
+    Scorer(llama, windows, batch_size=7, judge_every=4).score(nullcontext)
+    hook.remove()
+    assert set(shapes) == {(7, 2, 50)}
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 3), (3, 6), (2, 5), (6, None), (0, 7)])
@@ -119,6 +169,11 @@ def test_a_range_that_is_not_there_is_refused(llama, windows, first, last):
 def test_windows_without_a_next_token_are_refused():
     with pytest.raises(DataError, match=r"windows have the shape \(3, 1\)"):
         make_batches(torch.zeros(3, 1, dtype=torch.long), 2)
+    for judge_every in (0, 4):
+        with pytest.raises(DataError, match=rf"every {judge_every}\. position is judged"):
+            make_batches(torch.zeros(3, 4, dtype=torch.long), 2, judge_every=judge_every)
+    with pytest.raises(DataError, match="an example has one"):
+        make_batches(examples(None), 2, judge_every=2)
     with pytest.raises(DataError, match="batch_size is 0"):
         make_batches(torch.zeros(3, 4, dtype=torch.long), 0)
     with pytest.raises(DataError, match="no example"):
