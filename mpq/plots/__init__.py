@@ -1,17 +1,17 @@
 """The figures of a run: trials and front, what a plan gives to whom, what each format costs.
 
-May import `run`, `cost`, `plans`, `formats` and `errors`: artefacts become rows in `frames` and
-`grid_frames`, rows become figures in `figures` and `grid_figures`. What decides which trial is
-best lives in `search`, not here.
+May import `run`, `cost`, `plans`, `formats` and `errors`: artefacts become rows in the `frames`
+(by subject: `grid_`, `hypervolume_`), rows become figures in the `figures` of the same name.
+What decides which trial is best lives in `search`, not here.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["allocation", "pareto_front", "save", "sensitivity"]
+__all__ = ["allocation", "hypervolume", "pareto_front", "save", "sensitivity"]
 
 
 def pareto_front(source: Any, *, x: str | None = None, y: str | None = None) -> "Figure":
@@ -33,6 +33,41 @@ def pareto_front(source: Any, *, x: str | None = None, y: str | None = None) -> 
     from mpq.plots import figures, frames
 
     return figures.draw_front(frames.front_rows(source, x=x, y=y))
+
+
+def hypervolume(
+    source: Any,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    along: Literal["trials", "forward_seconds"] = "trials",
+) -> "Figure":
+    """A figure of how much the front covers as a search goes on: one line a run, or a group.
+
+    The area that the front dominates up to the worst uniform value of each measure, as a share of
+    the box that the uniform plans span (KL as log10): 1 is the damage of the best uniform plan at
+    the cost of the cheapest. `hypervolume_frames` has the definition. A group of runs, such as
+    the seeds of one setting, is drawn as its median and range.
+
+    Args:
+        source: A run directory (path or `mpq.run.Run`) or an Optuna study; several of them; or a
+            mapping of a label to one or several of them.
+        x: The measure along of the front; the first cost among the objectives when None.
+        y: The measure up of the front; the first quality among the objectives when None.
+        along: What runs along: finished trials, or seconds of their forward passes.
+
+    Returns:
+        A matplotlib figure: a notebook shows it, `save` writes it.
+
+    Raises:
+        RunError: A run has no trials, no such measure, or no record of seconds; or two lines
+            have the same name.
+    """
+    from mpq.plots import hypervolume_figures, hypervolume_frames
+
+    return hypervolume_figures.draw_hypervolume(
+        hypervolume_frames.hypervolume_rows(source, x=x, y=y, along=along)
+    )
 
 
 def allocation(source: Any, *, plan: str | None = None) -> "Figure":

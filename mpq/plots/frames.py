@@ -40,6 +40,7 @@ TITLES: Mapping[str, tuple[str, str]] = {
 QUALITIES = ("kl", "loss", "perplexity", "accuracy")
 LOGARITHMIC = {"kl", "perplexity"}
 _FLAGS = ("feasible", "evaluated")
+_KEPT = ("source", "anchor", *_FLAGS, "seconds", "forward_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +83,41 @@ def front_rows(source: Any, *, x: str | None = None, y: str | None = None) -> Fr
     Raises:
         RunError: There are no finished trials, or no such measure (names those there are).
     """
-    trials, directions = _study_trials(source) if is_study(source) else _run_trials(source)
-    if trials.empty:
-        raise RunError(f"{_named(source)}: there is no finished trial to draw; search first")
-    costs = [name for name in (*directions, *COST_MEASURES) if name in COST_MEASURES]
-    qualities = [name for name in (*directions, *QUALITIES) if name not in COST_MEASURES]
-    x_name = _choose(source, x, costs, trials)
-    y_name = _choose(source, y, [name for name in qualities if name != x_name], trials)
-    axes = [_axis(name, directions) for name in (x_name, y_name)]
-    rows = trials.dropna(subset=[x_name, y_name]).reset_index(drop=True)
-    keep = ["number", "source", "label", x_name, y_name, "feasible"]
-    rows = rows.reindex(columns=keep)
-    better = [np.asarray(rows[axis.name], float) * _sign(axis.direction) for axis in axes]
+    ended, axes = finished_trials(source, x=x, y=y)
+    names = [axis.name for axis in axes]
+    rows = ended[ended["measured"]].dropna(subset=names).reset_index(drop=True)
+    rows = rows.reindex(columns=["number", "source", "label", *names, "feasible"])
+    better = [np.asarray(rows[axis.name], float) * sign(axis.direction) for axis in axes]
     rows["front"] = on_front(better[0], better[1], np.asarray(rows["feasible"], bool))
     return FrontRows(rows=rows, x=axes[0], y=axes[1])
+
+
+def finished_trials(
+    source: Any, *, x: str | None = None, y: str | None = None
+) -> tuple[pd.DataFrame, tuple[Axis, Axis]]:
+    """The finished trials of a run directory or an Optuna study, and the axes along and up.
+
+    The frame has the columns of trials.csv that the source has, by number, and `label` (the
+    format of a uniform plan) and `measured` (False for a pruned trial, which saw fewer tokens
+    than the others, and for a plan over budget that was never run).
+
+    Args:
+        source: See `front_rows`.
+        x: See `front_rows`.
+        y: See `front_rows`.
+
+    Raises:
+        RunError: No finished trial was measured, or there is no such measure.
+    """
+    trials, directions = _study_trials(source) if is_study(source) else _run_trials(source)
+    measured = trials[trials["measured"]]
+    if measured.empty:
+        raise RunError(f"{named(source)}: there is no finished trial to draw; search first")
+    costs = [name for name in (*directions, *COST_MEASURES) if name in COST_MEASURES]
+    qualities = [name for name in (*directions, *QUALITIES) if name not in COST_MEASURES]
+    x_name = _choose(source, x, costs, measured)
+    y_name = _choose(source, y, [name for name in qualities if name != x_name], measured)
+    return trials, (_axis(x_name, directions), _axis(y_name, directions))
 
 
 def on_front(
@@ -129,11 +151,11 @@ def _study_trials(study: Any) -> tuple[pd.DataFrame, dict[str, Direction]]:
         result = trial.user_attrs.get("result", {})
         records.append(
             {"number": trial.number, "state": trial.state.name}
-            | {key: result[key] for key in ("source", "anchor", *_FLAGS) if key in result}
+            | {key: result[key] for key in _KEPT if key in result}
             | dict(result.get("costs", {}))
             | dict(zip(names, trial.values or (), strict=False))
         )
-    return _completed(pd.DataFrame(records)), dict(zip(names, directions, strict=True))
+    return _finished(pd.DataFrame(records)), dict(zip(names, directions, strict=True))
 
 
 def _run_trials(source: Any) -> tuple[pd.DataFrame, dict[str, Direction]]:
@@ -143,28 +165,31 @@ def _run_trials(source: Any) -> tuple[pd.DataFrame, dict[str, Direction]]:
     config = read_toml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     objectives = config.get("search", {}).get("objectives", [])
     directions = {name: _known_direction(name) for name in objectives}
-    return _completed(pd.read_csv(folder / TRIALS)), directions
+    return _finished(pd.read_csv(folder / TRIALS)), directions
 
 
-def _completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The finished and measured trials, with the columns that a writer may leave out."""
+def _finished(trials: pd.DataFrame) -> pd.DataFrame:
+    """The finished trials by number, with the columns that a writer may leave out."""
     usual: dict[str, Any] = {"source": "sampler", "anchor": ""} | dict.fromkeys(_FLAGS, True)
+    usual |= {"state": "complete", "number": 0}
     missing = {name: value for name, value in usual.items() if name not in trials}
     trials = trials.assign(**missing).fillna(usual).astype(dict.fromkeys(_FLAGS, bool))
-    # Pruned trials saw fewer tokens than the others, unevaluated ones none.
-    ended = trials["state"].str.lower() == "complete" if "state" in trials else True
-    trials = trials[ended & trials["evaluated"]]
-    return trials.assign(label=trials["anchor"].where(trials["source"] == "uniform", ""))
+    states = trials["state"].str.lower()
+    trials = trials.assign(
+        label=trials["anchor"].where(trials["source"] == "uniform", ""),
+        measured=(states == "complete") & trials["evaluated"],
+    )
+    return trials[states.isin(["complete", "pruned"])].sort_values("number", ignore_index=True)
 
 
 def _choose(source: Any, asked: str | None, wanted: Sequence[str], trials: pd.DataFrame) -> str:
-    there = [str(name) for name in trials.columns if pd.api.types.is_numeric_dtype(trials[name])]
+    numbers = trials.select_dtypes(include="number", exclude="bool")
+    there = [str(name) for name in numbers.columns if name != "number"]
     chosen = asked or next((name for name in wanted if name in there), None)
     if chosen not in there:
-        known = ", ".join(sorted(set(there) - {"number", "feasible"}))
         raise RunError(
-            f"{_named(source)}: the trials have no measure {chosen or ' or '.join(wanted)!r}; "
-            f"choose x and y among {known}"
+            f"{named(source)}: the trials have no measure {chosen or ' or '.join(wanted)!r}; "
+            f"choose x and y among {', '.join(sorted(there))}"
         )
     return chosen
 
@@ -186,7 +211,8 @@ def _known_direction(name: str) -> Direction:
     return "maximize" if name == "accuracy" else "minimize"
 
 
-def _sign(direction: Direction) -> int:
+def sign(direction: Direction) -> int:
+    """What a measure is multiplied with so that less is better."""
     return 1 if direction == "minimize" else -1
 
 
@@ -202,5 +228,6 @@ def run_path(source: Any) -> Path:
     return path
 
 
-def _named(source: Any) -> str:
+def named(source: Any) -> str:
+    """What messages and legends call a study or a run: its name, its path."""
     return str(getattr(source, "study_name", None) or getattr(source, "path", source))
