@@ -265,6 +265,7 @@ def draw(run: Run, search: Search, proof: Proof | None) -> list[str]:
     figures: dict[str, Callable[[], Figure]] = {"sensitivity": lambda: plots.sensitivity(run)}
     if len(search.objectives) > 1:
         figures["pareto_front"] = lambda: plots.pareto_front(run)
+        figures["hypervolume"] = lambda: plots.hypervolume(run)
     for comparison in proof.comparisons if proof is not None else ():
         if comparison.returned == "uniform":
             continue  # one colour
