@@ -212,6 +212,15 @@ def _whole_windows(data: DataSection) -> Iterator[Fault]:
             )
 
 
+def _positions_to_judge(data: DataSection) -> Iterator[Fault]:
+    if data.judge_every >= data.window:
+        yield Fault(
+            "data.judge_every",
+            f"expected less than data.window, {data.window}, so that every window has a position "
+            f"to judge; given {data.judge_every}",
+        )
+
+
 def _prompt(data: DataSection) -> Iterator[Fault]:
     if data.prompt is not None and "{sentence}" not in data.prompt:
         yield Fault("data.prompt", f"expected text with {{sentence}} in it, given {data.prompt!r}")
@@ -283,6 +292,7 @@ _RULES: Mapping[Callable[..., Iterator[Fault]], tuple[str, ...]] = {
     _needed_data_keys: ("model", "data"),
     _labels: ("model", "data"),
     _whole_windows: ("data",),
+    _positions_to_judge: ("data",),
     _prompt: ("data",),
     _something_to_search: ("space",),
     _objectives: ("data", "search"),

@@ -105,6 +105,8 @@ class DataSection(Section):
     """source file: a .txt or a .jsonl with "text"; messages: a .jsonl of {"messages": [...]};
     sst2: a .tsv with the columns label and sentence, or a directory of train.tsv and dev.tsv
     (without it the sentences come from the Hugging Face hub)."""
+    heldout_path: Text | None = None
+    """source file: another such file, whose text is held out; without it, the end of path is."""
     dataset: Text | None = None
     """source dataset: the id of a Hugging Face data set."""
     subset: Text | None = None
@@ -135,6 +137,9 @@ class DataSection(Section):
     """source sst2, causal-lm: the completions that are compared, one a label, label 0 first."""
     batch_size: Count = 8
     """Windows or examples in one forward pass."""
+    judge_every: Count = 1
+    """Search and proof judge every n-th position of a window; all of them are read. For large
+    vocabularies, whose logits cost more than the rest of the model."""
 
 
 class SpaceSection(Section):
@@ -159,8 +164,9 @@ class SpaceSection(Section):
 class ProfileSection(Section):
     """`[profile]`: how the damage of each site in each format is estimated."""
 
-    method: Literal["fisher", "kl"] = "fisher"
-    """fisher: one backward pass for all pairs; kl: one forward pass a pair."""
+    method: Literal["fisher", "kl", "fisher-output", "first-order", "mse"] = "fisher"
+    """fisher: one backward pass for all pairs; kl: one forward pass a pair; fisher-output (Model
+    Optimizer's) and first-order (auto-round's): backward passes too; mse: of the weights alone."""
 
 
 class SearchSection(Section):
@@ -222,11 +228,17 @@ class SearchConfig(Section):
         return table
 
 
-_TOKEN_KEYS = ("window", "calibration_tokens", "search_tokens", "heldout_tokens")
+_TOKEN_KEYS = (
+    "window",
+    "calibration_tokens",
+    "search_tokens",
+    "heldout_tokens",
+    "judge_every",
+)
 _SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
     "builtin": _TOKEN_KEYS,
     "wikitext2": _TOKEN_KEYS,
-    "file": ("path", *_TOKEN_KEYS),
+    "file": ("path", "heldout_path", *_TOKEN_KEYS),
     "messages": ("path", *_TOKEN_KEYS),
     "dataset": ("dataset", "subset", "split", "column", *_TOKEN_KEYS),
     "sst2": (

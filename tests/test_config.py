@@ -238,6 +238,13 @@ def test_a_classifier_needs_labels():
     )
 
 
+def test_every_window_has_a_position_to_judge():
+    assert search_config(table(data={"judge_every": 127})).data.judge_every == 127
+    assert "data.judge_every: expected less than data.window, 128" in fault(
+        table(data={"judge_every": 128})
+    )
+
+
 @pytest.mark.parametrize("key", ["calibration_tokens", "search_tokens", "heldout_tokens"])
 @pytest.mark.parametrize(("tokens", "nearest"), [(100, 128), (300, 256)])
 def test_numbers_of_tokens_are_whole_windows(key, tokens, nearest):

@@ -65,6 +65,7 @@ def load_data_of(
         search_tokens=section.search_tokens,
         heldout_tokens=section.heldout_tokens,
         path=section.path,
+        heldout_path=section.heldout_path,
         dataset=section.dataset,
         subset=section.subset,
         split=section.split,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CACHE_SHARE = 0.25
 """Share of the device's memory that quantised weights may fill."""
 
+TEACHER_SHARE = 0.125
+"""Share of it that the teacher's probabilities may fill: on search text, and on held-out text."""
+
 MEASURES = ("kl", "loss", "accuracy")
 
 
@@ -72,8 +75,15 @@ class Evaluation:
 
         self._model = subject.loaded.model
         self._cache = subject.cache
-        self.batch_size = subject.config.data.batch_size
-        self._scorer = Scorer(self._model, data_of(split), batch_size=self.batch_size)
+        data = subject.config.data
+        self.batch_size = data.batch_size
+        self._scorer = Scorer(
+            self._model,
+            data_of(split),
+            batch_size=data.batch_size,
+            judge_every=data.judge_every,
+            max_cache_bytes=int(TEACHER_SHARE * memory_bytes(self._model.device)),
+        )
         self.num_windows = self._scorer.num_windows
         self._function_seconds = 0.0
 
@@ -176,19 +186,19 @@ def measure_damage(
     Raises:
         MpqError: The run's table was measured on something else, or a format fits no site.
     """
-    from mpq.profiling.sensitivity import measure_sensitivity, start_table
-    from mpq.profiling.table import DamageTable, table_name
+    from mpq.profiling.sensitivity import empty_table, measure_sensitivity, start_table
+    from mpq.profiling.table import table_name
 
     config = subject.config
     method = config.profile.method
     split = subject.splits.calibration
     data = data_of(split)
-    wanted = DamageTable.empty(
-        method=method,
+    wanted = empty_table(
+        method,
         tokens=data.numel() if hasattr(split, "tokens") else len(split.labels),
         fingerprint=subject.loaded.fingerprint,
         data_sha256=split.sha256,
-        seed=config.search.seed if method == "fisher" else 0,
+        seed=config.search.seed,
     )
     path = folder / table_name(method)
     return measure_sensitivity(

@@ -25,7 +25,7 @@ Row = tuple[int, str]
 _SETTINGS: dict[str, frozenset[str]] = {
     "builtin": frozenset(),
     "wikitext2": frozenset(),
-    "file": frozenset({"path"}),
+    "file": frozenset({"path", "heldout_path"}),
     "messages": frozenset({"path"}),
     "dataset": frozenset({"dataset", "subset", "split", "column"}),
 }
@@ -61,12 +61,29 @@ def refuse_settings(source: str, settings: Mapping[str, str | Path | None]) -> N
         raise DataError(f"source {source!r} has no use for {', '.join(unused)}; it takes {takes}")
 
 
-def parted_texts(source: str) -> tuple[Iterator[str], Iterator[str]]:
-    """The documents of one of `PARTED_SOURCES`: those to look at, and those held out.
+def is_parted(source: str, settings: Mapping[str, Any]) -> bool:
+    """True where held-out text has a part of its own."""
+    return source in PARTED_SOURCES or settings["heldout_path"] is not None
+
+
+def parted_texts(source: str, settings: Mapping[str, Any]) -> tuple[Iterator[str], Iterator[str]]:
+    """The documents of a source that `is_parted`: those to look at, and those held out.
+
+    Args:
+        source: One of `PARTED_SOURCES`, or "file".
+        settings: path and heldout_path of "file".
 
     Raises:
-        DataError: The text cannot be had.
+        DataError: The text cannot be had, or both parts are one file.
     """
+    if source == "file":
+        seen_at, unseen_at = (_existing(settings[key]) for key in ("path", "heldout_path"))
+        if seen_at.samefile(unseen_at):
+            raise DataError(
+                f"held-out text is text that the search never sees, and path and heldout_path are "
+                f"both {seen_at}; name another file, or leave heldout_path out"
+            )
+        return _file(seen_at), _file(unseen_at)
     if source == "builtin":
         seen, unseen = prose.documents("calibration"), prose.documents("validation")
         return (document.text for document in seen), (document.text for document in unseen)

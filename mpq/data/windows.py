@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from mpq.data.draw import draw, refuse_negative, sha256, token_ids
-from mpq.data.sources import PARTED_SOURCES, parted_texts, refuse_settings, stream_texts
+from mpq.data.sources import (
+    PARTED_SOURCES,
+    is_parted,
+    parted_texts,
+    refuse_settings,
+    stream_texts,
+)
 from mpq.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ def load_splits(  # noqa: PLR0913 - one argument for each key of [data]
     search_tokens: int = 8192,
     heldout_tokens: int = 16384,
     path: str | Path | None = None,
+    heldout_path: str | Path | None = None,
     dataset: str | None = None,
     subset: str | None = None,
     split: str = "train",
@@ -68,9 +75,10 @@ def load_splits(  # noqa: PLR0913 - one argument for each key of [data]
 ) -> Splits:
     """Three disjoint sets of token windows.
 
-    `builtin` and `wikitext2` have a part of their own for held-out text; the windows of
-    calibration and search are drawn from the other part. Any other source is one stream: the
-    first tokens are for calibration, the next for search, the next are held out.
+    `builtin`, `wikitext2`, and `file` with a `heldout_path`, have a part of their own for held-out
+    text; the windows of calibration and search are drawn from the other part. Any other source
+    is one stream: the first tokens are for calibration, the next for search, the next are held
+    out.
 
     Args:
         tokenizer: Of the model that will read the windows.
@@ -80,6 +88,7 @@ def load_splits(  # noqa: PLR0913 - one argument for each key of [data]
         search_tokens: Tokens that the trials of a search look at.
         heldout_tokens: Tokens that only the proof looks at.
         path: `file`: a .txt, or a .jsonl with "text"; `messages`: a .jsonl of chats.
+        heldout_path: `file`: another such file, whose text is held out.
         dataset: `dataset`: a Hugging Face id or a local path.
         subset: `dataset`: the configuration's name.
         split: `dataset`: the split that is read.
@@ -91,13 +100,14 @@ def load_splits(  # noqa: PLR0913 - one argument for each key of [data]
             missing, unreadable, or less than asked for.
     """
     settings = {
-        "path": path, "dataset": dataset, "subset": subset, "split": split, "column": column,
+        "path": path, "heldout_path": heldout_path,
+        "dataset": dataset, "subset": subset, "split": split, "column": column,
     }  # fmt: skip
     refuse_settings(source, settings)
     counts = _window_counts(window, (calibration_tokens, search_tokens, heldout_tokens))
     origin = source if source in PARTED_SOURCES else f"{source}: {path or dataset}"
-    if source in PARTED_SOURCES:
-        pools = [_cut(tokenizer, texts, window) for texts in parted_texts(source)]
+    if is_parted(source, settings):
+        pools = [_cut(tokenizer, texts, window) for texts in parted_texts(source, settings)]
     else:
         texts = stream_texts(source, settings, tokenizer)
         separator = "" if source == "messages" else SEPARATOR

@@ -5,7 +5,14 @@ import pytest
 from mpq.data.sources import PARTED_SOURCES, SOURCES, parted_texts, refuse_settings
 from mpq.errors import DataError
 
-UNSET = {"path": None, "dataset": None, "subset": None, "split": "train", "column": "text"}
+UNSET = {
+    "path": None,
+    "heldout_path": None,
+    "dataset": None,
+    "subset": None,
+    "split": "train",
+    "column": "text",
+}
 
 
 def test_the_sources():
@@ -28,7 +35,7 @@ def test_settings_that_fit(source, settings):
 
 
 def test_settings_without_meaning_are_listed_together():
-    with pytest.raises(DataError, match="no use for column, dataset, split; it takes path"):
+    with pytest.raises(DataError, match="no use for column, dataset, split; it takes heldout"):
         refuse_settings(
             "file", {**UNSET, "path": "a", "dataset": "b", "column": "c", "split": "test"}
         )
@@ -45,5 +52,5 @@ def test_an_unknown_source():
 
 
 def test_the_builtin_parts_differ():
-    seen, unseen = parted_texts("builtin")
+    seen, unseen = parted_texts("builtin", UNSET)
     assert not set(seen) & set(unseen)

@@ -57,6 +57,22 @@ def test_windows_are_consecutive_pieces_each_beginning_with_bos(text_file):
         position += count
 
 
+def test_heldout_text_may_have_a_file_of_its_own(text_file, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(letters(200).replace(",", ";"))
+    splits = load_file(text_file, heldout_path=other)
+    decode = byte_tokenizer().batch_decode
+    assert all("," in text for text in decode(splits.calibration.tokens))
+    assert all("," in text for text in decode(splits.search.tokens))
+    assert all(";" in text for text in decode(splits.heldout.tokens))
+    assert not rows(splits.calibration) & rows(splits.search)
+    with pytest.raises(DataError, match="heldout_path are both"):
+        load_file(text_file, heldout_path=text_file)
+    with pytest.raises(DataError, match="no use for heldout_path"):
+        load_splits(tokenizer=byte_tokenizer(), source="messages", path=text_file,
+                    heldout_path=other, **SMALL)  # fmt: skip
+
+
 def test_without_a_bos_token_a_window_is_text_only(text_file):
     splits = load_file(text_file, tokenizer=byte_tokenizer(bos=False))
     words = byte_tokenizer(bos=False).batch_decode(splits.calibration.tokens)
@@ -214,7 +230,7 @@ def test_a_source_without_what_it_needs(source):
 def test_settings_that_the_source_has_no_use_for_are_listed(text_file):
     with pytest.raises(DataError, match="'builtin' has no use for column, path; it takes none"):
         load_splits(tokenizer=byte_tokenizer(), path=text_file, column="body")
-    with pytest.raises(DataError, match="'file' has no use for dataset; it takes path"):
+    with pytest.raises(DataError, match="'file' has no use for dataset; it takes heldout_path"):
         load_file(text_file, dataset="x")
 
 
