@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from mpq.errors import MpqError
@@ -22,25 +26,58 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+INTERRUPTED = "interrupted: what was found is kept; the same command goes on"
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def run_program(body: Callable[[], None]) -> int:
-    """The exit code of `body`: 0, 1 for an MpqError, 130 for Ctrl-C.
+    """The exit code of `body`: 0, 1 for an MpqError, 130 for Ctrl-C or SIGTERM.
+
+    An interruption may come out of a library as another exception (a half-done import, a
+    transaction that cannot be closed); whatever comes out after the signal ends with 130.
 
     Args:
         body: The program after parsing: no arguments, no result. What it found until an
             interruption must already be on disk or kept by `body` itself.
     """
-    try:
-        body()
-    except MpqError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("interrupted: what was found is kept; the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    with interruptions() as seen:
+        try:
+            body()
+        except BaseException as error:
+            if seen or isinstance(error, KeyboardInterrupt):
+                print(INTERRUPTED, file=sys.stderr)
+                return EXIT_INTERRUPTED
+            if not isinstance(error, MpqError):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_ERROR
     return EXIT_OK
+
+
+@contextmanager
+def interruptions() -> Iterator[Sequence[int]]:
+    """A context that raises `KeyboardInterrupt` for SIGTERM too, and the signals seen so far.
+
+    A SIGINT that the caller's shell told this process to ignore stays ignored; outside of the
+    main thread nothing can be handled, and nothing is.
+    """
+    seen: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def add_log_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,21 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program's exit code; see `console`."""
     args = build_parser().parse_args(argv)
     set_up_logging(args.log_level)
-    with ending_politely():
-        return run_program(lambda: search_formats(args))
-
-
-@contextmanager
-def ending_politely() -> Iterator[None]:
-    """A context in which SIGTERM ends the program like Ctrl-C; the trial at hand is requeued."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_program(lambda: search_formats(args))
 
 
 def search_formats(args: argparse.Namespace) -> None:
@@ -172,7 +155,7 @@ def open_search(subject: Subject, run: Run) -> Search:
     Raises:
         MpqError: The table, the space, the budget or the study do not fit.
     """
-    from mpq.cli.profile import shown_progress
+    from mpq.cli.profile_inputs import shown_progress
     from mpq.cli.search_wiring import (
         Evaluation,
         load_functions,

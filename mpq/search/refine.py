@@ -127,13 +127,13 @@ def propose(
     is the additive optimum under the corrected damages, the others are exchanges.
     """
     tried = {record.choices for record in records}
-    standing = {
-        lineage.best.choices: lineage
-        for lineage in reversed(
-            lineages(space, records, objectives, quality=quality, compared=compared, limits=limits)
-        )
-    }
-    for lineage in sorted(standing.values(), key=lambda one: (one.children, one.best.number)):
+    standing: dict[Choices, Lineage] = {}
+    for lineage in lineages(
+        space, records, objectives, quality=quality, compared=compared, limits=limits
+    ):
+        standing.setdefault(lineage.best.choices, lineage)
+    # Of equals the narrowest: a trial's number depends on what was interrupted and queued again.
+    for lineage in sorted(standing.values(), key=lambda one: one.children):
         damage = space.damage
         if quality.name == "kl":  # the other measures do not start from 0
             index = objectives.index(quality)

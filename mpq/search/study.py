@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.front import TrialRecord
 from mpq.search.guided import Knob, knobs
+from mpq.search.interrupts import Interrupts
 from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
 from mpq.search.samplers import make_pruner, make_sampler, silence_optuna
@@ -95,6 +96,7 @@ class Search:
         self.forward_seconds = 0.0
         self.num_run = 0
         self._evaluate = evaluate
+        self._interrupts = Interrupts()
         self._knobs: tuple[Knob, ...] = ()
         if settings.mode == "guided":
             self._knobs = knobs(space, traded, self.limits)
@@ -107,6 +109,7 @@ class Search:
             evaluate=evaluate,
             functions=functions or {},
             pruner=settings.pruner,
+            interrupts=self._interrupts,
         )
         self._seeds = seeds(
             space,
@@ -138,7 +141,8 @@ class Search:
         """Runs trials until the study has all of them, or the time is over.
 
         Whatever ends it early (Ctrl-C, an error of the evaluation), the trial at hand goes back
-        into the queue before the exception leaves.
+        into the queue before the exception leaves. Ctrl-C takes effect while a plan is measured
+        and between trials, never while the storage is written to.
 
         Args:
             on_trial: Called after each trial of this process with all that are finished, the one
@@ -147,32 +151,41 @@ class Search:
         deadline = math.inf
         if self.settings.timeout_seconds is not None:
             deadline = time.monotonic() + self.settings.timeout_seconds
-        self._reclaim()
-        self._queue_seeds()
-        trials = self.study.get_trials(deepcopy=False)
-        while time.monotonic() < deadline:
-            self._started = time.perf_counter()
-            if not self._has_next(trials):
-                if not self._may_come_back(trials):
-                    return
-                trials = self.study.get_trials(deepcopy=False)
-                continue
-            before = self._evaluate.forward_seconds
-            self._current = None
-            try:
-                self.study.optimize(self._run_trial, n_trials=1, catch=(_SurplusError,))
-            except BaseException:
-                self._release()
-                raise
+        with self._interrupts:
             self._reclaim()
+            self._queue_seeds()
             trials = self.study.get_trials(deepcopy=False)
-            records = self._read(trials)
-            mine = [record for record in records if record.number == self._current]
-            self.num_run += len(mine)
-            if mine and on_trial is not None:
-                on_trial([record for record in records if record is not mine[0]] + mine)
-            self.loop_seconds += time.perf_counter() - self._started
-            self.forward_seconds += self._evaluate.forward_seconds - before
+            while time.monotonic() < deadline:
+                self._interrupts.deliver()
+                self._started = time.perf_counter()
+                if self._has_next(trials):
+                    trials = self._run_next(on_trial)
+                elif self._may_come_back(trials):
+                    trials = self.study.get_trials(deepcopy=False)
+                else:
+                    return
+
+    def _run_next(
+        self, on_trial: Callable[[Sequence[TrialRecord]], None] | None
+    ) -> list[FrozenTrial]:
+        """Runs one trial; all trials of the study after it."""
+        before = self._evaluate.forward_seconds
+        self._current = None
+        try:
+            self.study.optimize(self._run_trial, n_trials=1, catch=(_SurplusError,))
+        except BaseException:
+            self._release()
+            raise
+        self._reclaim()
+        trials = self.study.get_trials(deepcopy=False)
+        records = self._read(trials)
+        mine = [record for record in records if record.number == self._current]
+        self.num_run += len(mine)
+        if mine and on_trial is not None:
+            on_trial([record for record in records if record is not mine[0]] + mine)
+        self.loop_seconds += time.perf_counter() - self._started
+        self.forward_seconds += self._evaluate.forward_seconds - before
+        return trials
 
     def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
         for trial in trials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from mpq.cost import COST_MEASURES, Cost
 from mpq.search.front import TrialRecord
 from mpq.search.guided import Knob, decode
+from mpq.search.interrupts import Interrupts
 from mpq.search.objective import (
     Evaluate,
     Objective,
@@ -52,6 +53,7 @@ class Judge:
         evaluate: Measures a plan.
         functions: The objectives that are functions of the user's.
         pruner: "none", or which of `samplers.PRUNERS` may stop a sampler's trial.
+        interrupts: Told while a plan is measured: the only part of a trial that may be cut short.
     """
 
     space: Space
@@ -62,6 +64,7 @@ class Judge:
     evaluate: Evaluate
     functions: Mapping[str, UserFunction]
     pruner: str
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
     def judge(
         self, trial: Trial, queued: Mapping[str, Any] | None, records: Sequence[TrialRecord]
@@ -100,7 +103,8 @@ class Judge:
             self._report(trial, known.windows)
             return result, False
         windows, pruned = self._measure(trial, plan, result["source"] == "sampler")
-        functions = {name: float(function(plan)) for name, function in self.functions.items()}
+        with self.interrupts.allowed():
+            functions = {name: float(function(plan)) for name, function in self.functions.items()}
         result["values"] = list(objective_values(self.objectives, cost, windows, functions))
         quality = quality_objective(self.objectives)
         if quality is not None and quality.source == "windows":
@@ -132,11 +136,13 @@ class Judge:
     ) -> tuple[dict[str, FloatArray], bool]:
         """Measure -> values of the windows seen, and whether the pruner stopped the trial."""
         if self.pruner == "none":
-            return dict(self.evaluate(plan)), False
+            with self.interrupts.allowed():
+                return dict(self.evaluate(plan)), False
         measured = self.objectives[0].measured
         parts: list[Mapping[str, FloatArray]] = []
         for first, last in self.rungs():
-            parts.append(self.evaluate(plan, first, last))
+            with self.interrupts.allowed():
+                parts.append(self.evaluate(plan, first, last))
             seen = _joined(parts)
             self._report(trial, seen[measured], since=first)
             if may_prune and last < self.evaluate.num_windows and trial.should_prune():

@@ -1,5 +1,6 @@
 import argparse
 import logging
+import signal
 
 import pytest
 
@@ -26,6 +27,32 @@ def test_exit_codes_of_what_can_happen(capsys):
     assert "kept" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError, match="a bug"):  # a bug keeps its traceback
         console.run_program(break_down)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_comes_out_after_a_signal_ends_with_130(number, capsys):
+    """Libraries turn an interruption into errors of their own; SQLAlchemy and Optuna do."""
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler)]
+    before.append(signal.getsignal(signal.SIGTERM))
+
+    def disguise():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise BudgetError("half of a transaction") from None
+
+    assert console.run_program(disguise) == 130
+    assert capsys.readouterr().err == f"{console.INTERRUPTED}\n"
+    assert signal.getsignal(signal.SIGTERM) is before[1]
+    assert signal.signal(signal.SIGINT, before[0]) is signal.default_int_handler
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert console.run_program(lambda: signal.raise_signal(signal.SIGINT)) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

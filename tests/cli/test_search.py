@@ -182,7 +182,7 @@ def test_an_interrupted_or_killed_run_is_resumed_by_the_same_command(tmp_path, n
     wait_for_trials(out / "trials.csv", 1)
     os.kill(process.pid, number)
     _, said = process.communicate()
-    assert process.returncode == code
+    assert process.returncode == code, said
     if code == 130:
         assert "the same command goes on" in said
         assert (out / "summary.json").is_file()
