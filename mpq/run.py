@@ -35,15 +35,19 @@ from mpq.plans.site import Site
 __all__ = [
     "ARTEFACTS",
     "CONFIG",
+    "DAMAGE_UNITS",
     "FRONT",
     "GROWING_KEYS",
     "PLANS",
     "PLOTS",
     "PROVENANCE",
     "SENSITIVITY",
+    "STATISTICS",
     "STUDY",
     "SUMMARY",
     "TRIALS",
+    "VALUES",
+    "VARIANCE",
     "Run",
     "collect_provenance",
     "default_run_dir",
@@ -62,13 +66,26 @@ __all__ = [
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 STUDY = "study.db"
-SENSITIVITY = ("sensitivity_fisher.csv", "sensitivity_kl.csv")  # one for each method
+DAMAGE_UNITS = {
+    "fisher": "nats per token",
+    "kl": "nats per token",
+    "fisher-output": "nats per token",
+    "first-order": "nats per token",
+    "mse": "squared error",
+}
+"""Method of a sensitivity profile -> the unit of its damages."""
+
+SENSITIVITY = tuple(f"sensitivity_{method}.csv" for method in DAMAGE_UNITS)
+VALUES = "values.json"  # what variance and statistics are computed from
+VARIANCE = "variance.csv"
+STATISTICS = "statistics.csv"
 TRIALS = "trials.csv"
 FRONT = "front.csv"
 SUMMARY = "summary.json"
 PLANS = "plans"
 PLOTS = "plots"
-ARTEFACTS = (CONFIG, PROVENANCE, STUDY, *SENSITIVITY, TRIALS, FRONT, SUMMARY, PLANS, PLOTS)
+PROFILES = (*SENSITIVITY, VALUES, VARIANCE, STATISTICS)
+ARTEFACTS = (CONFIG, PROVENANCE, STUDY, *PROFILES, TRIALS, FRONT, SUMMARY, PLANS, PLOTS)
 """Every file and folder that a run directory holds."""
 
 GROWING_KEYS = ("search.trials", "search.refine", "search.timeout_minutes")

@@ -162,7 +162,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
             r"search\.timeout_minutes: expected greater than 0, given 0",
         ),
         (table(prove={"confidence": 95}), r"prove\.confidence: expected less than 1, given 95"),
-        (table(profile={"method": "hessian"}), r"profile\.method: expected 'fisher' or 'kl'"),
+        (
+            table(profile={"method": "hessian"}),
+            r"profile\.method: expected 'fisher', 'kl', 'fisher-output', 'first-order' or 'mse'",
+        ),
         (table(cost={"tokens": 0}), r"cost\.tokens: expected greater than or equal to 1, given 0"),
     ],
 )

@@ -137,7 +137,7 @@ def draw_sensitivity(rows: "pd.DataFrame") -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=9 * height)
-        bar.set_label("damage (nats/token)")
+        bar.set_label(f"damage ({rows['unit'].iloc[0]})")
         bar.outline.set_visible(False)
     return figure
 

@@ -12,7 +12,7 @@ from mpq.files import read_toml
 from mpq.formats.format import Format
 from mpq.plans.plan import Plan, parse_formats
 from mpq.plots.places import place, row_keys, row_labels
-from mpq.run import PLANS
+from mpq.run import DAMAGE_UNITS, PLANS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +91,13 @@ def sensitivity_rows(source: Any, *, method: str | None = None) -> pd.DataFrame:
 
     The columns are `row` (from the top: blocks in order, inside a block the order of its
     matmuls), `site`, `label`, `section`, `block`, `format`, `bits` (a value, which formats are
-    ordered by) and `damage` (nats per token; NaN where it was not measured).
+    ordered by), `damage` (NaN where it was not measured) and `unit` (the damage's).
 
     Args:
         source: A run directory (path or `Run`), the CSV of a table, or a damage table (anything
             with its `rows()`).
-        method: Which of the run's tables, `fisher` or `kl`; may be left out when there is one.
+        method: Which of the run's tables, a key of `mpq.run.DAMAGE_UNITS`; may be left out when
+            there is one.
 
     Raises:
         RunError: The run has no such table, or several and none was named.
@@ -126,7 +127,14 @@ def sensitivity_rows(source: Any, *, method: str | None = None) -> pd.DataFrame:
     }
     grid = sites.merge(pd.DataFrame({"format": bits.keys(), "bits": bits.values()}), how="cross")
     rows = grid.merge(table[["site", "format", "damage"]], on=["site", "format"], how="left")
+    rows["unit"] = _unit(table)
     return rows.sort_values(["row", "bits", "format"], ignore_index=True)
+
+
+def _unit(table: pd.DataFrame) -> str:
+    """The unit of a table's damages: nats per token where it says no method that has another."""
+    method = table["method"].iloc[0] if "method" in table else ""
+    return DAMAGE_UNITS.get(method, "nats per token")
 
 
 def _read_damage(source: Any, method: str | None) -> pd.DataFrame:

@@ -36,21 +36,19 @@ bfp3, bfp4 and bfp6 (Spearman's coefficient over all pairs; sum of the estimates
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mpq.errors import ModelError
 from mpq.formats.format import Format
-from mpq.kernels.fake_quant import quantize
-from mpq.modeling.scoring import Batch, forward, make_batches
+from mpq.modeling.scoring import make_batches
 from mpq.modeling.sites import Place, places
 from mpq.modeling.wrap import tap
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
+from mpq.profiling.gradients import gradients_to, rounding_error, run_backward, sampled_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,8 +105,16 @@ def fisher_damage(
         for place in stored.values()
     }
     watch = _ActivationWatch({s: f for s, f in candidates.items() if not s.is_stored})
-    with _gradients_into(model, fisher), tap(model, list(watch.damage), watch.transform):
-        _run_backward(model, batches, seed, progress)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+
+    def square(parameter: nn.Parameter, gradient: Tensor) -> None:
+        fisher[parameter].add_(gradient.float().square())
+
+    with (
+        gradients_to(model, fisher, square),
+        tap(model, list(watch.damage), watch.transform),
+    ):
+        run_backward(batches, lambda batch: sampled_loss(model, batch, generator), progress)
     positions = sum(batch.labels.numel() for batch in batches)
     for done, (site, formats) in enumerate(candidates.items()):
         progress("sites", done, len(candidates))
@@ -121,43 +127,6 @@ def fisher_damage(
     progress("sites", len(candidates), len(candidates))
 
 
-def _run_backward(
-    model: nn.Module, batches: Sequence[Batch], seed: int, progress: Progress
-) -> None:
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-    for done, batch in enumerate(batches):
-        progress("backward passes", done, len(batches))
-        sampled_loss(model, batch, generator).backward()  # type: ignore[no-untyped-call]
-    progress("backward passes", len(batches), len(batches))
-
-
-def sampled_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    """-Σ log p(y) over a batch's positions, with labels y sampled from the model itself.
-
-    Raises:
-        ModelError: The model predicts no probabilities; names the weights that are not finite.
-    """
-    logits = forward(model, batch).float().flatten(0, 1)
-    with torch.no_grad():
-        probabilities = logits.softmax(-1)
-        if not probabilities.isfinite().all():
-            raise ModelError(_broken(model))
-        labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
-    loss: Tensor = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    return loss
-
-
-def _broken(model: nn.Module) -> str:
-    """Why a model has no probabilities to sample from."""
-    names = [name for name, value in model.named_parameters() if not value.isfinite().all()]
-    reason = (
-        f"these weights are not finite: {', '.join(names)}; repair the checkpoint"
-        if names
-        else 'its weights are finite, so an activation overflows; load it with dtype = "float32"'
-    )
-    return f"{type(model).__name__} must predict finite probabilities to be profiled; {reason}"
-
-
 def _weight_damage(
     place: Place, information: Tensor, formats: Sequence[Format]
 ) -> dict[str, float]:
@@ -165,59 +134,11 @@ def _weight_damage(
     weight = place.parameter.detach()
     if place.part is not None:
         weight, information = weight[place.part], information[place.part]
+    errors = ((str(fmt), rounding_error(weight, fmt, place.site)) for fmt in formats)
     return {
-        str(fmt): 0.5
-        * float((information * _error(weight, fmt, place.site).square()).sum(dtype=torch.float64))
-        for fmt in formats
+        text: 0.5 * float((information * error.square()).sum(dtype=torch.float64))
+        for text, error in errors
     }
-
-
-def _error(x: Tensor, fmt: Format, site: Site) -> Tensor:
-    """What a format takes away, float32."""
-    if fmt.is_identity:
-        return torch.zeros_like(x, dtype=torch.float32)
-    rounded = quantize(x, fmt, site.axis, name=site.name, check_finite=site.is_stored)
-    return rounded.float() - x.float()
-
-
-@contextmanager
-def _gradients_into(model: nn.Module, squares: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """A context in which each backward pass adds the squared gradient to `squares`.
-
-    Gradients exist one at a time: each is squared and freed as soon as it is whole.
-    """
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    own = {parameter: parameter.grad for parameter in squares}
-
-    def square(parameter: Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
-        assert parameter.grad is not None
-        squares[parameter].add_(parameter.grad.float().square())
-        parameter.grad = None
-
-    with ExitStack() as stack:
-        for parameter in flags:
-            parameter.requires_grad_(parameter in squares)
-        for parameter in squares:
-            parameter.grad = None
-            handle = parameter.register_post_accumulate_grad_hook(square)  # type: ignore[no-untyped-call]
-            stack.callback(handle.remove)
-        # Activations ahead of the first weight have a gradient only if something before them has.
-        stack.callback(_require_gradients_of_embeddings(model).remove)
-        try:
-            yield
-        finally:
-            for parameter, flag in flags.items():
-                parameter.requires_grad_(flag)
-            for parameter, gradient in own.items():
-                parameter.grad = gradient
-
-
-def _require_gradients_of_embeddings(model: Any) -> Any:
-    def require(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        return output if output.requires_grad else output.requires_grad_()
-
-    return model.get_input_embeddings().register_forward_hook(require)
 
 
 class _ActivationWatch:
@@ -236,7 +157,7 @@ class _ActivationWatch:
     def _add(self, site: Site, x: Tensor, gradient: Tensor) -> None:
         gradient = gradient.float()
         for fmt in self.candidates[site]:
-            by_value = gradient * _error(x, fmt, site)
+            by_value = gradient * rounding_error(x, fmt, site)
             # [batch, heads, tokens, dim] or [..., tokens, features] -> one number a token.
             by_token = by_value.sum(dim=(1, 3) if x.dim() == 4 else -1)
             self.damage[site][str(fmt)] += 0.5 * float(by_token.square().sum(dtype=torch.float64))

@@ -1,10 +1,10 @@
-"""The sensitivity profile: a damage table, filled by one of two methods, that survives a kill."""
+"""The sensitivity profile: a damage table, filled by one of five methods, that survives a kill."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mpq.errors import PlanError, RunError
 from mpq.formats.format import Format
-from mpq.modeling.sites import places
+from mpq.modeling.sites import Place, places
 from mpq.modeling.validity import check_plan
 from mpq.plans.site import Site
+from mpq.profiling import first_order, outputs, squared_error
 from mpq.profiling.candidates import Candidates, Progress
 from mpq.profiling.direct import kl_damage
 from mpq.profiling.fisher import fisher_damage, parts_within
@@ -25,9 +26,18 @@ if TYPE_CHECKING:
 
     from mpq.data.examples import Examples
 
-Method = Literal["fisher", "kl"]
+Method = Literal["fisher", "kl", "fisher-output", "first-order", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""`fisher`: all pairs from one backward pass; `kl`: one forward pass for each pair."""
+"""`fisher`: all pairs from one backward pass; `kl`: one forward pass for each pair;
+`fisher-output` (as Model Optimizer has it): all pairs from one backward pass; `first-order` (as
+auto-round has it): one backward pass for each format; `mse`: from the weights alone."""
+
+_ONLY: Mapping[str, tuple[Callable[[Place], bool], str]] = {
+    "fisher-output": (outputs.is_measured, outputs.MEASURED),
+    "first-order": (first_order.is_measured, first_order.MEASURED),
+    "mse": (squared_error.is_measured, squared_error.MEASURED),
+}
+"""Method -> what alone it can measure, and that in words."""
 
 MAX_FISHER_BYTES = 8 << 30
 """Fisher information held at a time (8 GiB): larger models take several passes over the data."""
@@ -38,6 +48,28 @@ _SAVE_SECONDS = 2.0
 
 def _silent(what: str, done: int, total: int) -> None:
     """Tells nobody."""
+
+
+def empty_table(
+    method: str, *, tokens: int, fingerprint: str, data_sha256: str, seed: int
+) -> DamageTable:
+    """A table without sites that says what `method` measures on, and nothing that it does not.
+
+    Args:
+        method: One of `METHODS`.
+        tokens: Tokens (examples) of the data; 0 in the table of a method that looks at none.
+        fingerprint: Of the model.
+        data_sha256: Of the data; empty for a method that looks at none.
+        seed: Of what is drawn at random; 0 for a method that draws nothing.
+    """
+    looks = method != "mse"
+    return DamageTable.empty(
+        method=method,
+        tokens=tokens if looks else 0,
+        fingerprint=fingerprint,
+        data_sha256=data_sha256 if looks else "",
+        seed=seed if method == "fisher" else 0,
+    )
 
 
 def start_table(path: Path, wanted: DamageTable) -> DamageTable:
@@ -75,19 +107,20 @@ def measure_sensitivity(
         candidates: Which formats of which sites.
         table: What was measured before, and how to measure (`method`, `seed`).
         save: Given the table so far, every few seconds and at the end, also when interrupted.
-        batch_size: Windows a forward pass of the method `kl`; `fisher` takes one at a time.
+        batch_size: Windows a pass; the method `fisher` takes one at a time.
         progress: Told how far the profile has come.
 
     Raises:
         RunError: The table's method is none of `METHODS`.
-        PlanError: Formats that a site cannot take, all of them; nothing is measured then.
+        PlanError: Formats that a site cannot take, or sites that the method cannot measure, all
+            of them; nothing is measured then.
     """
     if table.method not in METHODS:
         raise RunError(
             f"sensitivity is measured by one of {', '.join(METHODS)}; "
             f"{table.method!r} is none of them"
         )
-    _refuse_impossible(model, candidates)
+    _refuse_impossible(model, candidates, table.method)
     missing = _missing(candidates, table)
     if not missing:
         return table
@@ -108,16 +141,16 @@ def measure_sensitivity(
     return table
 
 
-def _refuse_impossible(model: PreTrainedModel, candidates: Candidates) -> None:
-    """Raises PlanError with every pair that no plan may hold, before hours are spent."""
+def _refuse_impossible(model: PreTrainedModel, candidates: Candidates, method: str) -> None:
+    """Raises PlanError with all that cannot be measured, before hours are spent."""
     known = places(model)
-    faults = []
+    faults = list(_beyond(method, {place.site.name: place for place in known}, candidates))
     for fmt in dict.fromkeys(fmt for formats in candidates.values() for fmt in formats):
-        for outputs in (True, False):  # a plan may not hold both k and the output that it is
+        for is_output in (True, False):  # a plan may not hold both k and the output that it is
             names = [
                 site.name
                 for site, formats in candidates.items()
-                if fmt in formats and (site.role == "output") == outputs
+                if fmt in formats and (site.role == "output") == is_output
             ]
             try:
                 check_plan(model, dict.fromkeys(names, fmt), known)
@@ -125,6 +158,25 @@ def _refuse_impossible(model: PreTrainedModel, candidates: Candidates) -> None:
                 faults.append(str(error))
     if faults:
         raise PlanError("\n".join(faults))
+
+
+def _beyond(
+    method: str, places_by_name: Mapping[str, Place], candidates: Candidates
+) -> Iterator[str]:
+    """The sites that a method has no damage of, as one fault."""
+    if method not in _ONLY:
+        return
+    is_measured, measured = _ONLY[method]
+    names = [
+        site.name
+        for site in candidates
+        if site.name in places_by_name and not is_measured(places_by_name[site.name])
+    ]
+    if names:
+        yield (
+            f"{method} measures {measured}; these sites are none: {', '.join(names)}. "
+            "Leave them out, or profile with the method fisher or kl"
+        )
 
 
 def _missing(candidates: Candidates, table: DamageTable) -> Candidates:
@@ -150,6 +202,16 @@ def _steps(
 ) -> Iterator[tuple[Site, dict[str, float]]]:
     if table.method == "kl":
         yield from kl_damage(model, data, missing, batch_size=batch_size, progress=progress)
-        return
-    for part in parts_within(missing, MAX_FISHER_BYTES):
-        yield from fisher_damage(model, data, part, seed=table.seed, progress=progress)
+    elif table.method == "fisher-output":
+        yield from outputs.output_damage(
+            model, data, missing, batch_size=batch_size, progress=progress
+        )
+    elif table.method == "first-order":
+        yield from first_order.first_order_damage(
+            model, data, missing, batch_size=batch_size, progress=progress
+        )
+    elif table.method == "mse":
+        yield from squared_error.squared_error_damage(model, missing, progress=progress)
+    else:
+        for part in parts_within(missing, MAX_FISHER_BYTES):
+            yield from fisher_damage(model, data, part, seed=table.seed, progress=progress)

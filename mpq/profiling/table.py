@@ -37,14 +37,14 @@ class DamageTable:
     """`damage[site, format]`, and what it was measured on.
 
     Attributes:
-        method: How it was measured: `fisher` or `kl`.
+        method: How it was measured, a key of `mpq.run.DAMAGE_UNITS`.
         sites: Names of the rows.
         formats: Text forms of the columns.
-        damage: float64 `[sites, formats]` in nats per token (per example for classification);
-            NaN where nothing was measured.
-        tokens: Tokens (examples) that the measurement looked at.
+        damage: float64 `[sites, formats]` in the method's unit: nats per token (per example for
+            classification), for `mse` squared units of the weight; NaN where nothing was measured.
+        tokens: Tokens (examples) that the measurement looked at; 0 for a method without data.
         fingerprint: Of the model.
-        data_sha256: Of the text.
+        data_sha256: Of the text; empty for a method without data.
         seed: Of what the method draws at random; 0 for a method that draws nothing.
     """
 
@@ -161,7 +161,7 @@ class DamageTable:
             )
 
     def predict(self, plan: Plan) -> float:
-        """The plan's damage if damages add up: Σ damage[site, plan[site]], nats per token.
+        """The plan's damage if damages add up: Σ damage[site, plan[site]], in the table's unit.
 
         Identity formats count 0.
 
@@ -231,7 +231,7 @@ class RankCorrelation:
         overall: Spearman's coefficient over all common pairs; NaN for fewer than three.
         by_format: The same over the sites, for each format.
         num_pairs: Pairs with a finite damage in both.
-        total: Sum of the first table's damage over them, in nats per token.
+        total: Sum of the first table's damage over them, in its unit.
         other_total: The second's.
     """
 

@@ -61,6 +61,26 @@ def test_both_methods_end_to_end(run, tmp_path, capsys):
         assert (tmp_path / "plots" / f"sensitivity_{method}.png").stat().st_size > 1000
 
 
+def test_every_method_end_to_end_is_compared_with_the_direct_kl(run, tmp_path, capsys):
+    for method in profile.METHODS:
+        assert run("--formats", "bfp3", "bfp5", "--method", method) == 0
+    said = capsys.readouterr().out
+    assert "damage by mse, squared error, 0 tokens: all 14 sites" in said
+    assert "damage by first-order, nats per token, 256 tokens: all 14 sites" in said
+    last = said.rpartition("damage by mse")[2]
+    for method in profile.METHODS:
+        table = DamageTable.read(tmp_path / f"sensitivity_{method}.csv")
+        assert (len(table.sites), table.formats) == (14, ("bfp3", "bfp5"))
+        assert (f"{method} and kl agree on 28 pairs" in last) == (method != "kl")
+
+
+def test_a_site_that_the_method_cannot_measure_is_refused(run, capsys):
+    assert run("--formats", "bfp3", "--sites", "*", "--method", "mse") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "mse measures stored tensors" in said
+    assert "model.layers.0.self_attn.q_proj.input" in said
+
+
 def test_sites_are_ranked_by_their_damage(run, tmp_path, capsys):
     assert run("--formats", "bfp3", "--sites", "*") == 0
     said = capsys.readouterr().out
@@ -118,7 +138,8 @@ def test_impossible_wishes_are_refused(run, flags, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--method", "mse"], ["--text", "a", "--source", "builtin"], ["--tokens", "many"]]
+    "flags",
+    [["--method", "hessian"], ["--text", "a", "--source", "builtin"], ["--tokens", "many"]],
 )
 def test_wrong_usage_exits_with_2(flags, capsys):
     with pytest.raises(SystemExit) as exit_:

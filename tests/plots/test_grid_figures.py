@@ -84,7 +84,7 @@ def test_the_heat_map_is_logarithmic_with_what_is_missing_left_out(tmp_path):
     assert ticks(axes.get_xticklabels()) == ["bfp2", "bfp4"]
     assert ticks(axes.get_yticklabels()) == ["q_proj", "down_proj", "lm_head"]
     assert {text.get_text() for text in axes.texts} == {"block", "0", "1", "-"}
-    assert bar.get_ylabel() == "damage (nats/token)"
+    assert bar.get_ylabel() == "damage (nats per token)"
 
 
 def grid_of(num_blocks, damage):
@@ -98,6 +98,7 @@ def grid_of(num_blocks, damage):
             "format": "bfp4",
             "bits": 4.5,
             "damage": damage,
+            "unit": "nats per token",
         }
         for row in range(num_blocks)
     )

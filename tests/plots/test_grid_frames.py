@@ -90,6 +90,15 @@ def test_a_table_in_memory_and_its_file_are_one(tmp_path):
         assert sensitivity_rows(source).equals(memory)
 
 
+def test_damages_come_with_the_unit_of_their_method(tmp_path):
+    def unit_of(**facts):
+        listed = [{"site": "a.weight", "format": "bfp4", "damage": 1.0, **facts}]
+        return set(sensitivity_rows(SimpleNamespace(rows=lambda: listed))["unit"])
+
+    assert unit_of() == unit_of(method="kl") == {"nats per token"}
+    assert unit_of(method="mse") == {"squared error"}
+
+
 def test_a_run_of_several_tables_asks_which(tmp_path):
     folder = make_run(tmp_path)
     (folder / "sensitivity_kl.csv").write_bytes((folder / "sensitivity_fisher.csv").read_bytes())

@@ -2,14 +2,20 @@
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from mpq.data.examples import Examples
 from mpq.formats.zoo import parse_format
 from mpq.modeling.sites import sites
 from tests.modeling.families import VOCABULARY, build
 
-__all__ = ["candidates", "classifier_and_examples", "sharp", "windows"]
+__all__ = ["candidates", "classifier_and_examples", "head_alone", "sharp", "windows"]
 
 
 def sharp(family: str) -> PreTrainedModel:
@@ -59,3 +65,15 @@ def classifier_and_examples() -> tuple[PreTrainedModel, Examples]:
         sha256="",
     )
     return model, examples
+
+
+def head_alone() -> PreTrainedModel:
+    """A Llama of no blocks: an embedding, a norm, and a head that is its only linear layer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=0, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0 / model(windows(4)).logits.std())
+    return model

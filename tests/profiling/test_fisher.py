@@ -6,7 +6,8 @@ from mpq.kernels.fake_quant import quantize
 from mpq.modeling.scoring import make_batches
 from mpq.modeling.sites import places
 from mpq.profiling.direct import kl_damage
-from mpq.profiling.fisher import fisher_damage, parts_within, sampled_loss
+from mpq.profiling.fisher import fisher_damage, parts_within
+from mpq.profiling.gradients import sampled_loss
 from tests.profiling.models import candidates, sharp, windows
 
 

@@ -1,10 +1,14 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from mpq.config_sections import ProfileSection
 from mpq.errors import PlanError, RunError
 from mpq.profiling import sensitivity
-from mpq.profiling.sensitivity import METHODS, measure_sensitivity, start_table
+from mpq.profiling.sensitivity import METHODS, empty_table, measure_sensitivity, start_table
 from mpq.profiling.table import DamageTable
+from mpq.run import DAMAGE_UNITS
 from tests.profiling.models import candidates, classifier_and_examples, sharp, windows
 
 
@@ -21,25 +25,47 @@ def model():
 
 @pytest.fixture(scope="module")
 def asked(model):
+    """Attention operands, which the methods of all roles measure."""
     return candidates(model, ["bfp3", "bfp4"], keep=lambda s: s.kind == "self_attn")
 
 
+@pytest.fixture(scope="module")
+def weights(model):
+    """What every method measures."""
+    return candidates(model, ["bfp3", "bfp4"], keep=lambda s: s.role == "weight")
+
+
+def test_the_methods_are_the_same_everywhere():
+    assert get_args(ProfileSection.model_fields["method"].annotation) == METHODS
+    assert tuple(DAMAGE_UNITS) == METHODS
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_pair_is_measured_and_saved(model, asked, method, tmp_path):
+def test_every_pair_is_measured_and_saved(model, weights, method, tmp_path):
     path = tmp_path / "t.csv"
     table = measure_sensitivity(
-        model, windows(), asked, new_table(method), save=lambda table: table.write(path)
+        model, windows(), weights, new_table(method), save=lambda table: table.write(path)
     )
-    assert set(table.sites) == {site.name for site in asked}
+    assert set(table.sites) == {site.name for site in weights}
     assert (table.damage > 0).all()
     np.testing.assert_array_equal(DamageTable.read(path).damage, table.damage)
 
 
 def test_the_methods_rank_alike(model, asked):
-    tables = [
-        measure_sensitivity(model, windows(64), asked, new_table(method)) for method in METHODS
-    ]
-    assert tables[0].rank_correlation(tables[1]).overall > 0.9
+    fisher, kl = (
+        measure_sensitivity(model, windows(64), asked, new_table(method))
+        for method in ("fisher", "kl")
+    )
+    assert fisher.rank_correlation(kl).overall > 0.9
+
+
+@pytest.mark.parametrize("method", ["fisher", "fisher-output"])
+def test_expansions_rank_weights_like_the_divergence(model, weights, method):
+    estimate, kl = (
+        measure_sensitivity(model, windows(64), weights, new_table(name))
+        for name in (method, "kl")
+    )
+    assert estimate.rank_correlation(kl).overall > 0.8
 
 
 def test_the_methods_agree_on_a_classifier():
@@ -47,7 +73,8 @@ def test_the_methods_agree_on_a_classifier():
     asked = candidates(model, ["bfp4", "bfp6"], keep=lambda s: s.block >= 0)
     assert {site.role for site in asked} == {"weight", "input", "q", "k", "v", "probs"}
     fisher, kl = (
-        measure_sensitivity(model, examples, asked, new_table(method)) for method in METHODS
+        measure_sensitivity(model, examples, asked, new_table(method))
+        for method in ("fisher", "kl")
     )
     found = fisher.rank_correlation(kl)
     assert found.overall > 0.9
@@ -55,37 +82,43 @@ def test_the_methods_agree_on_a_classifier():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_interrupted_profile_goes_on_where_it_was(model, asked, method, tmp_path, monkeypatch):
+def test_an_interrupted_profile_goes_on_where_it_was(
+    model, weights, method, tmp_path, monkeypatch
+):
     path = tmp_path / "t.csv"
-    whole = measure_sensitivity(model, windows(), asked, new_table(method))
+    whole = measure_sensitivity(model, windows(), weights, new_table(method), batch_size=4)
+    counted = "backward passes" if method == "first-order" else "sites"
 
     def stop(what, done, total):
-        if what in ("sites", "forward passes") and done >= total // 2:
+        if what in (counted, "forward passes") and done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(
             model,
             windows(),
-            asked,
+            weights,
             new_table(method),
             save=lambda table: table.write(path),
+            batch_size=4,
             progress=stop,
         )
     kept = start_table(path, new_table(method))
-    assert 0 < len(kept.sites) < len(asked)
+    pairs = {(site.name, str(fmt)) for site, formats in weights.items() for fmt in formats}
+    known = {(row["site"], row["format"]) for row in kept.rows()}
+    assert 0 < len(known) < len(pairs)
 
-    measured = []
+    measured = set()
     original = sensitivity._steps
 
     def spy(model_, data, missing, *rest):
-        measured.extend(site.name for site in missing)
+        measured.update((site.name, str(fmt)) for site, some in missing.items() for fmt in some)
         return original(model_, data, missing, *rest)
 
     monkeypatch.setattr(sensitivity, "_steps", spy)
-    resumed = measure_sensitivity(model, windows(), asked, kept)
-    assert set(measured) == {site.name for site in asked} - set(kept.sites)
-    names = [site.name for site in asked]
+    resumed = measure_sensitivity(model, windows(), weights, kept, batch_size=4)
+    assert measured == pairs - known
+    names = [site.name for site in weights]
     np.testing.assert_allclose(
         resumed.select(names, resumed.formats), whole.select(names, whole.formats), rtol=1e-3
     )
@@ -170,6 +203,42 @@ def test_an_operand_and_the_output_that_it_is_can_both_be_profiled(model):
     assert (measure_sensitivity(model, windows(), both, new_table("kl")).damage > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "measured"),
+    [
+        ("fisher-output", "weights and inputs of linear layers"),
+        ("first-order", "weights of linear layers and experts"),
+        ("mse", "stored tensors"),
+    ],
+)
+def test_sites_that_a_method_cannot_measure_are_all_named(model, asked, method, measured):
+    names = ", ".join(site.name.replace(".", r"\.") for site in asked)
+    match = rf"{method} measures {measured}.*none: {names}\. Leave them out, or .* fisher or kl"
+    with pytest.raises(PlanError, match=match):
+        measure_sensitivity(model, windows(), asked, new_table(method))
+
+
+def test_a_table_names_what_its_method_looks_at_and_nothing_else():
+    facts = {"tokens": 96, "fingerprint": "f", "data_sha256": "d", "seed": 3}
+
+    def looked_at(method):
+        table = empty_table(method, **facts)
+        assert (table.method, table.fingerprint, table.sites) == (method, "f", ())
+        return table.tokens, table.data_sha256, table.seed
+
+    assert looked_at("fisher") == (96, "d", 3)
+    assert looked_at("kl") == looked_at("fisher-output") == looked_at("first-order")
+    assert looked_at("kl") == (96, "d", 0)
+    assert looked_at("mse") == (0, "", 0)
+
+
+def test_a_table_without_data_is_read_as_it_was_written(model, weights, tmp_path):
+    facts = {"tokens": 96, "fingerprint": "f", "data_sha256": "d", "seed": 3}
+    table = measure_sensitivity(model, windows(), weights, empty_table("mse", **facts))
+    table.write(tmp_path / "t.csv")
+    start_table(tmp_path / "t.csv", empty_table("mse", **facts | {"data_sha256": "other"}))
+
+
 def test_an_unknown_method_is_refused(model, asked):
-    with pytest.raises(RunError, match="one of fisher, kl; 'mse' is none"):
-        measure_sensitivity(model, windows(), asked, new_table("mse"))
+    with pytest.raises(RunError, match="fisher-output, first-order, mse; 'hessian' is none"):
+        measure_sensitivity(model, windows(), asked, new_table("hessian"))
