@@ -1,0 +1,136 @@
+"""Fronts against the exact additive optima of the same profile, on held-out windows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+from mpq.run import read_json, write_json
+from mpq.search.front import TrialRecord
+from mpq.search.guided import optimum
+from mpq.search.objective import Evaluate
+from mpq.search.space import Choices, FloatArray, Space
+
+STEPS_PER_BIT = 4
+"""Budgets from one uniform plan to the next: those that a guided search aims at as well."""
+
+SIGNIFICANCE = 0.05
+
+Front = Sequence[TrialRecord]
+
+
+class HeldOut:
+    """The held-out KL of plans, window by window; what was measured once is read from a file."""
+
+    def __init__(self, evaluate: Evaluate, space: Space, path: Path) -> None:
+        """Reads what is there."""
+        self.evaluate = evaluate
+        self._space = space
+        self._path = path
+        self._known: dict[str, list[float]] = read_json(self._path) if self._path.exists() else {}
+
+    def measure(self, some: Sequence[Choices]) -> None:
+        """Measures the plans that were not measured before, and writes them down."""
+        for choices in some:
+            plan = self._space.plan(choices)
+            if plan.digest not in self._known:
+                self._known[plan.digest] = self.evaluate(plan)["kl"].tolist()
+                write_json(self._path, self._known)
+
+    def windows(self, choices: Choices) -> FloatArray:
+        """`[N]`: the KL of each held-out window under a measured plan, nats a token."""
+        return np.array(self._known[self._space.plan(choices).digest])
+
+
+def against_optima(
+    space: Space, fronts: Mapping[str, Sequence[Front]], heldout: HeldOut
+) -> dict[str, Any]:
+    """Each sampler's fronts, one a seed, against the exact additive optimum, budget by budget.
+
+    The rival of an optimum is the plan of the front that costs no more, which is the one whose KL
+    was best on the search's own tokens. Of the seeds, the one of the median held-out gain speaks;
+    its windows are paired with the optimum's (Student's paired t-test, two-sided), and the
+    p-values of a sampler's budgets corrected together (Holm).
+
+    Args:
+        space: What was searched.
+        fronts: Sampler -> the front of each seed.
+        heldout: Measures plans where the searches did not look.
+    """
+    optima = [optimum(space, space.damage, {"weight_bits": bits}) for bits in budgets_of(space)]
+    heldout.measure(optima)
+    tables = {}
+    for sampler, seeds in fronts.items():
+        rows = []
+        for best in optima:
+            plans = [plan_within(space, front, best) for front in seeds]
+            heldout.measure(plans)
+            rows.append(comparison(space, plans, best, heldout))
+        adjusted = holm([row["p"] for row in rows])
+        for index, (row, p) in enumerate(zip(rows, adjusted, strict=True)):
+            row |= {"rung": index % 2 == 0, "p": p, "verdict": verdict(row["gain"], p)}
+        tables[sampler] = rows
+    return {"windows": heldout.evaluate.num_windows, "samplers": tables}
+
+
+def budgets_of(space: Space) -> list[int]:
+    """Bits, from the narrowest uniform plan to the widest: each rung, and half-way to the next.
+
+    The rungs are `STEPS_PER_BIT` from one uniform plan to the next, which is where guided
+    searches aim; half-way between them nothing aims.
+    """
+    costs = [space.bits("weight_bits", choices) for choices in space.uniform.values()]
+    steps = 2 * STEPS_PER_BIT * (len(costs) - 1)
+    return [costs[0] + (costs[-1] - costs[0]) * step // steps for step in range(steps + 1)]
+
+
+def plan_within(space: Space, front: Front, rival: Choices) -> Choices:
+    """The plan of the front with the least KL among those that cost no more than the rival."""
+    limit = space.bits("weight_bits", rival)
+    inside = [r for r in front if space.bits("weight_bits", r.choices) <= limit]
+    return min(inside, key=lambda record: record.values[0]).choices
+
+
+def comparison(
+    space: Space, seeds: Sequence[Choices], best: Choices, heldout: HeldOut
+) -> dict[str, Any]:
+    """The plans of all seeds against one optimum: KL, gains, the p-value of the median seed."""
+    rival = heldout.windows(best)
+    ranked = sorted(seeds, key=lambda choices: -float(heldout.windows(choices).mean()))
+    median = heldout.windows(ranked[(len(ranked) - 1) // 2])
+    gains = [float((rival - heldout.windows(choices)).mean() / rival.mean()) for choices in seeds]
+    return {
+        "weight_bits": space.mean_bits("weight_bits", best),
+        "optimum": float(rival.mean()),
+        "refined": float(median.mean()),
+        "gain": float((rival - median).mean() / rival.mean()),
+        "gains": gains,
+        "p": paired_p(rival, median),
+    }
+
+
+def paired_p(one: FloatArray, other: FloatArray) -> float:
+    """Two-sided p-value of Student's paired t-test; 1 where nothing differs."""
+    return float(ttest_rel(one, other).pvalue) if np.ptp(one - other) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
+    """
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    rising = np.maximum.accumulate(np.minimum(1.0, np.asarray(p_values)[order] * factors))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = rising
+    return adjusted.tolist()
+
+
+def verdict(gain: float, p: float) -> str:
+    """Who has the better held-out KL: the front "won", "lost", or "tied" with the optimum."""
+    if p >= SIGNIFICANCE:
+        return "tied"
+    return "won" if gain > 0 else "lost"

@@ -1,0 +1,81 @@
+"""The results of samplers.py as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SHOWN = (0.25, 0.5, 1.0)
+"""Parts of the trials at which the hypervolume is shown."""
+
+
+def tables_of(results: Mapping[str, Any]) -> str:
+    """The results as three Markdown tables."""
+    parts = (growth_rows(results), direct_rows(results), optima_rows(results))
+    return "\n".join("".join("| " + " | ".join(row) + " |\n" for row in rows) for rows in parts)
+
+
+def growth_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Hypervolume by trial: median of the seeds [least, most]."""
+    trials = max(study["trials"] for study in results["studies"])
+    places = [round(part * trials) for part in SHOWN]
+    columns = [f"at {place} trials" for place in places]
+    rows: list[Sequence[str]] = [("sampler", "search", *columns, "seconds a study", "in forward")]
+    rows.append(("---",) * len(rows[0]))
+    for sampler in results["samplers"]:
+        for arm in results["arms"]:
+            cells = []
+            for place in places:
+                shares = shares_at(results, sampler, arm, place)
+                cells.append(f"{np.median(shares):.4f} [{min(shares):.4f}, {max(shares):.4f}]")
+            seconds, forward = (
+                float(np.median([study[key] for study in studies_of(results, sampler, arm)]))
+                for key in ("seconds", "forward_seconds")
+            )
+            rows.append((sampler, arm, *cells, f"{seconds:.0f}", f"{forward / seconds:.0%}"))
+    return rows
+
+
+def shares_at(results: Mapping[str, Any], sampler: str, arm: str, place: int) -> list[float]:
+    """The hypervolume of each seed after so many trials, or the last kept before."""
+    found = []
+    for study in studies_of(results, sampler, arm):
+        kept = [int(count) for count in study["hypervolume"] if int(count) <= place]
+        found.append(study["hypervolume"][str(max(kept))])
+    return found
+
+
+def studies_of(results: Mapping[str, Any], sampler: str, arm: str) -> list[Mapping[str, Any]]:
+    """The studies of all seeds."""
+    wanted = (sampler, arm)
+    return [one for one in results["studies"] if (one["sampler"], one["arm"]) == wanted]
+
+
+def direct_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Guided against direct when all trials are spent."""
+    rows: list[Sequence[str]] = [("sampler", "direct", "guided", "guided - direct", "seeds won")]
+    rows.append(("---",) * len(rows[0]))
+    for sampler in results["samplers"]:
+        direct, guided = (
+            np.array(shares_at(results, sampler, arm, 10**9)) for arm in ("direct", "guided")
+        )
+        more = f"{np.median(guided) - np.median(direct):+.4f}"
+        won = f"{int((guided > direct).sum())} of {len(direct)}"
+        rows.append((sampler, f"{np.median(direct):.4f}", f"{np.median(guided):.4f}", more, won))
+    return rows
+
+
+def optima_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
+    """How often each sampler's refined front won, tied and lost against the additive optimum."""
+    outcomes = ("won", "tied", "lost")
+    columns = [f"{where}: won / tied / lost" for where in ("at the rungs", "between them")]
+    rows: list[Sequence[str]] = [("sampler", *columns, "worst", "best")]
+    rows.append(("---",) * len(rows[0]))
+    for sampler, table in results["against_optima"]["samplers"].items():
+        cells = []
+        for rung in (True, False):
+            verdicts = [row["verdict"] for row in table if row["rung"] == rung]
+            cells.append(" / ".join(str(verdicts.count(outcome)) for outcome in outcomes))
+        gains = [row["gain"] for row in table]
+        rows.append((sampler, *cells, f"{min(gains):+.1%}", f"{max(gains):+.1%}"))
+    return rows

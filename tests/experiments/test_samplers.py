@@ -1,0 +1,219 @@
+"""The comparison of samplers: on a synthetic problem, and a tiny setting of the real one."""
+
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from mpq.config import load_search_config
+from tests.search.synthetic import Problem, make_sites, make_space
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "001_mixed_beats_uniform"
+TINY = {
+    "data.window": 64,
+    "data.calibration_tokens": 256,
+    "data.search_tokens": 256,
+    "data.heldout_tokens": 256,
+    "space.formats": ["bfp3", "bfp4", "bfp5"],
+    "search.trials": 8,
+}
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The scripts of the folder, which import each other as neighbours do."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return {name: importlib.import_module(name) for name in ("samplers", "optima")}
+
+
+@pytest.fixture
+def samplers(scripts):
+    return scripts["samplers"]
+
+
+@pytest.fixture
+def optima(scripts):
+    return scripts["optima"]
+
+
+@pytest.fixture
+def problem():
+    return Problem(make_sites(2))
+
+
+def study_of(samplers, problem, out, arm="guided + refine", trials=20, seed=0):
+    (arm,) = (one for one in samplers.ARMS if one.name == arm)
+    config = load_search_config(samplers.CONFIG, arm.keys("random", trials, seed))
+    return samplers.run_study(config, make_space(problem), problem, arm, out)
+
+
+# --- studies ----------------------------------------------------------------------------------
+
+
+def test_every_arm_has_the_same_number_of_trials(samplers):
+    for arm in samplers.ARMS:
+        keys = arm.keys("tpe", 100, 3)
+        assert keys["search.trials"] + keys["search.refine"] == 100
+        assert keys["search.refine"] == (30 if arm.refines else 0)
+        config = load_search_config(samplers.CONFIG, keys)
+        assert (config.search.sampler, config.search.seed) == ("tpe", 3)
+
+
+def test_a_finished_study_is_read_and_an_interrupted_one_goes_on(samplers, problem, tmp_path):
+    whole = study_of(samplers, problem, tmp_path / "whole")
+    calls, before = problem.calls, [record.choices for record in whole.records]
+    again = study_of(samplers, problem, tmp_path / "whole")
+    assert problem.calls == calls
+    assert [record.choices for record in again.records] == before
+
+    class Dying(Problem):
+        def __call__(self, *arguments):
+            if self.calls == 7:
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        study_of(samplers, Dying(problem.sites), tmp_path / "parts")
+    parts = study_of(samplers, problem, tmp_path / "parts")
+    assert [record.choices for record in parts.records] == before
+
+
+def test_the_hypervolume_that_is_kept_is_that_of_the_fronts(samplers, problem, tmp_path):
+    studies = [study_of(samplers, problem, tmp_path, seed=seed) for seed in (0, 1)]
+    curves = samplers.hypervolumes(studies)
+    (worst_bits, worst_kl), (best_bits, best_kl) = curves["box"]["worst"], curves["box"]["best"]
+    for study in studies:
+        kept = samplers.result_of(study, curves)
+        assert list(kept["hypervolume"]) == ["5", "10", "15", "20"]
+        assert list(kept["hypervolume"].values()) == sorted(kept["hypervolume"].values())
+        points = [(bits, np.log10(kl)) for _, _, bits, kl in kept["front"]]
+        ends = [bits for bits, _ in points[1:]] + [worst_bits]
+        area = sum(
+            (end - bits) * (np.log10(worst_kl) - kl)
+            for (bits, kl), end in zip(points, ends, strict=True)
+        )
+        box = (worst_bits - best_bits) * np.log10(worst_kl / best_kl)
+        assert kept["hypervolume"]["20"] == pytest.approx(area / box, abs=1e-5)
+
+
+# --- against the additive optima --------------------------------------------------------------
+
+
+def test_budgets_are_the_uniform_costs_and_even_steps_between(optima, problem):
+    space = make_space(problem)
+    budgets = optima.budgets_of(space)
+    uniform = [space.bits("weight_bits", choices) for choices in space.uniform.values()]
+    assert budgets[:: 2 * optima.STEPS_PER_BIT] == uniform
+    assert len(budgets) == 4 * 2 * optima.STEPS_PER_BIT + 1
+    assert np.ptp(np.diff(budgets)) <= 1
+
+
+def test_a_front_of_the_optima_themselves_ties_with_them_everywhere(optima, problem, tmp_path):
+    space = make_space(problem)
+    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    front = [
+        record_of(space, optima.optimum(space, space.damage, {"weight_bits": bits}))
+        for bits in optima.budgets_of(space)
+    ]
+    table = optima.against_optima(space, {"same": [front]}, heldout)["samplers"]["same"]
+    assert {row["verdict"] for row in table} == {"tied"}
+    assert {row["gain"] for row in table} == {0.0}
+    assert [row["rung"] for row in table[:3]] == [True, False, True]
+
+
+def record_of(space, choices):
+    """A trial that looked at nothing but the profile."""
+    return SimpleNamespace(choices=choices, values=(space.predicted_damage(choices),))
+
+
+def test_a_front_of_uniform_plans_loses_between_them_and_says_so(optima, problem, tmp_path):
+    space = make_space(problem)
+    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    front = [record_of(space, choices) for choices in space.uniform.values()]
+    table = optima.against_optima(space, {"none": [front]}, heldout)["samplers"]["none"]
+    assert (table[0]["verdict"], table[-1]["verdict"]) == ("tied", "tied")
+    assert "lost" in {row["verdict"] for row in table[1:-1]}
+    for row in table:
+        assert (row["gain"] < 0) == (row["refined"] > row["optimum"])
+
+
+def test_the_rival_costs_no_more_and_is_the_best_of_those(optima, problem):
+    space = make_space(problem)
+    front = [record_of(space, choices) for choices in space.uniform.values()]
+    third = list(space.uniform.values())[2]
+    more = (third[0] + 1, *third[1:])
+    assert optima.plan_within(space, front, third) == third
+    assert optima.plan_within(space, front, more) == third
+
+
+def test_of_the_seeds_the_median_speaks(optima, problem, tmp_path):
+    space = make_space(problem)
+    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    plans = list(space.uniform.values())
+    heldout.measure(plans)
+    row = optima.comparison(space, [plans[4], plans[0], plans[2]], plans[1], heldout)
+    assert row["refined"] == heldout.windows(plans[2]).mean()
+    assert row["gains"][2] == row["gain"] > 0 > row["gains"][1]
+
+
+def test_held_out_plans_are_measured_once_and_kept(optima, problem, tmp_path):
+    space, path = make_space(problem), tmp_path / "heldout.json"
+    plans = list(space.uniform.values())
+    optima.HeldOut(problem, space, path).measure(plans)
+    again = optima.HeldOut(problem, space, path)
+    again.measure([*plans, plans[0]])
+    assert problem.calls == len(plans)
+    expected = problem(space.plan(plans[1]))["kl"]
+    np.testing.assert_array_equal(again.windows(plans[1]), expected)
+
+
+def test_holm_steps_down(optima):
+    # Holm's own order: 0.005 * 4, 0.01 * 3, 0.03 * 2, and never less than the one before.
+    assert optima.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert optima.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_pairs_are_compared_within_their_windows(optima):
+    rng = np.random.default_rng(0)
+    windows = np.exp(rng.normal(0, 1, 64))  # windows differ far more than plans do
+    worse = windows + 0.01 + rng.normal(0, 0.005, 64)
+    assert optima.paired_p(windows, worse) < 1e-6
+    assert wilcoxon(windows, worse).pvalue < 1e-6
+    assert optima.paired_p(windows, windows) == 1.0
+    assert optima.verdict(0.1, 0.01) == "won"
+    assert optima.verdict(-0.1, 0.01) == "lost"
+    assert optima.verdict(-0.1, 0.2) == "tied"
+
+
+# --- the script -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_tiny_setting_runs_and_resumes(samplers, tmp_path, monkeypatch, capsys):
+    measure = samplers.measure_samplers
+
+    def tiny(out, **options):
+        return measure(out, overrides=TINY, **options)
+
+    monkeypatch.setattr(samplers, "measure_samplers", tiny)
+    command = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
+    command += ["--samplers", "random", "--seeds", "0"]
+    assert samplers.main(command) == 0
+    text = (tmp_path / "results" / "samplers.json").read_text()
+    results = json.loads(text)
+    assert [study["trials"] for study in results["studies"]] == [8, 8, 8]
+    assert results["config"]["data"]["search_tokens"] == 256
+    assert results["against_optima"]["windows"] == 4
+    assert len(results["against_optima"]["samplers"]["random"]) == 17
+    assert results["box"]["worst"][1] > results["box"]["best"][1]
+    tables = (tmp_path / "results" / "samplers.md").read_text()
+    assert tables.count("| random | guided + refine |") == 1
+    assert "at 2 trials | at 4 trials | at 8 trials" in tables
+    assert samplers.main(command) == 0
+    # The same numbers, and no trial was run: seconds are those of the first time.
+    again = json.loads((tmp_path / "results" / "samplers.json").read_text())
+    assert {**again, "provenance": None} == {**results, "provenance": None}
