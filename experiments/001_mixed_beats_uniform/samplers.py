@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from optima import HeldOut, against_optima
-from samplers_tables import SHOWN, tables_of
+from samplers_tables import SHOWN, studies_of, tables_of
 
+from mpq import plots
 from mpq.cli.search import start
 from mpq.cli.search_wiring import (
     Evaluation,
@@ -214,6 +215,7 @@ def result_of(study: Study, curves: Mapping[str, Any]) -> dict[str, Any]:
         "sampler": study.sampler,
         "arm": study.arm.name,
         "seed": study.seed,
+        "folder": study.folder.name,
         "trials": len(study.records),
         "reused": sum(record.is_reused for record in study.records),
         "seconds": round(sum(record.seconds for record in study.records), 2),
@@ -227,11 +229,11 @@ def result_of(study: Study, curves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, then writes samplers.json and samplers.md; the exit code."""
+    """Measures, then writes samplers.json, samplers.md and figures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/samplers"), help="where the studies lie")
-    add("--results", type=Path, default=HERE, help="where samplers.json and samplers.md go")
+    add("--results", type=Path, default=HERE, help="where tables and figures go")
     add("--samplers", nargs="+", default=SAMPLERS, choices=SAMPLERS, metavar="SAMPLER")
     add("--seeds", type=int, nargs="+", default=(0, 1, 2), metavar="SEED")
     arguments = parser.parse_args(argv)
@@ -239,7 +241,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "samplers.json").write_text(compact_json(results))
     (arguments.results / "samplers.md").write_text(tables_of(results))
+    draw(results, arguments.out, arguments.results / "figures")
     return 0
+
+
+def draw(results: Mapping[str, Any], out: Path, figures: Path) -> None:
+    """Draws a figure for each sampler: the hypervolume by trial, a line for each arm."""
+    for sampler in results["samplers"]:
+        lines = {
+            arm: [out / study["folder"] for study in studies_of(results, sampler, arm)]
+            for arm in results["arms"]
+        }
+        figure = plots.hypervolume(lines, x="weight_bits", y="kl")
+        plots.save(figure, figures / f"hypervolume_{sampler}")
 
 
 def compact_json(results: Mapping[str, Any]) -> str:

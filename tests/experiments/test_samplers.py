@@ -212,6 +212,7 @@ def test_a_tiny_setting_runs_and_resumes(samplers, tmp_path, monkeypatch, capsys
     assert results["box"]["worst"][1] > results["box"]["best"][1]
     tables = (tmp_path / "results" / "samplers.md").read_text()
     assert tables.count("| random | guided + refine |") == 1
+    assert (tmp_path / "results" / "figures" / "hypervolume_random.png").stat().st_size > 10_000
     assert "at 2 trials | at 4 trials | at 8 trials" in tables
     assert samplers.main(command) == 0
     # The same numbers, and no trial was run: seconds are those of the first time.
