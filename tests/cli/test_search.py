@@ -84,6 +84,7 @@ def test_a_run_leaves_all_its_artefacts(finished):
         assert (run / one["plan"]).is_file()
     assert len(list((run / "plans").glob("front_*.toml"))) == len(front)
     assert (run / "plots" / "pareto_front.png").stat().st_size > 10_000
+    assert (run / "plots" / "hypervolume.png").stat().st_size > 10_000
     assert (run / "plots" / "allocation_at_bfp4.svg").is_file()
     assert json.loads((run / "provenance.json").read_text())["seed"] == 0
     assert "Pareto front" in done.stdout
