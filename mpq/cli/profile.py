@@ -1,32 +1,41 @@
-"""The program `mpq-profile`: how much each tensor of a model suffers in each format."""
+"""The program `mpq-profile`: its commands, and the one that measures damage, `sensitivity`."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mpq.cli.console import (
-    add_log_flags,
-    print_table,
-    progress_bar,
-    run_program,
-    set_up_logging,
+from mpq.cli.console import print_table, run_program, set_up_logging
+from mpq.cli.profile_inputs import (
+    DEFAULT_FORMATS,
+    add_subject_flags,
+    default_folder,
+    read_config,
+    shown_progress,
+)
+from mpq.cli.profile_values import (
+    STATISTICS_EXAMPLE,
+    VARIANCE_EXAMPLE,
+    add_statistics_flags,
+    add_variance_flags,
+    profile_statistics,
+    profile_variance,
 )
 
 if TYPE_CHECKING:
     from mpq.cli.search_wiring import Subject
-    from mpq.config import SearchConfig
-    from mpq.profiling.candidates import Candidates, Progress
+    from mpq.profiling.candidates import Candidates
     from mpq.profiling.table import DamageTable
 
-DEFAULT_MODEL = "mpq/tiny-llama"
-DEFAULT_FORMATS = ("bfp2", "bfp3", "bfp4", "bfp5", "bfp6", "bfp8")
+Parser = argparse.ArgumentParser
+Run = Callable[[argparse.Namespace], None]
+
+METHODS = ("fisher", "kl", "fisher-output", "first-order", "mse")
 NUM_SHOWN = 8
 """Sites shown at either end of the ranking."""
 
@@ -39,66 +48,79 @@ examples:
       --text notes.txt --tokens 8192 --method kl   another model, formats, text and method
 
 The table is written to OUT/sensitivity_METHOD.csv while it grows; the same command goes on with
-it. Where both methods are there, their rank correlation is printed."""
-
-# Flag -> the key of a config that it stands for.
-_KEYS = {
-    "model": "model.id",
-    "task": "model.task",
-    "dtype": "model.dtype",
-    "device": "model.device",
-    "method": "profile.method",
-    "seed": "search.seed",
-    "source": "data.source",
-    "window": "data.window",
-    "tokens": "data.calibration_tokens",
-    "include": "space.include",
-}
+it. Where several methods have one, their rank correlation with kl (or the first) is printed."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `mpq-profile`."""
+    """The parser of `mpq-profile`; `run` of what it parses is the command's body."""
     parser = argparse.ArgumentParser(
         prog="mpq-profile",
-        description="Measures how much each tensor of a language model suffers in each format.",
+        description="Measures how much each tensor of a language model suffers in each format, "
+        "and how its values are spread.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
-        "sensitivity",
-        help="the damage of every site in every format",
-        description="Fills the damage table: KL divergence from the full-precision model, in "
-        "nats per token, when one tensor alone is held in a format.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+    def command(name: str, run: Run, what: str, about: str, example: str) -> Parser:
+        made = commands.add_parser(
+            name,
+            help=what,
+            description=about,
+            epilog=example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    add_sensitivity_flags(
+        command(
+            "sensitivity",
+            profile_sensitivity,
+            "the damage of every site in every format",
+            "Fills the damage table: KL divergence from the full-precision model, in "
+            "nats per token, when one tensor alone is held in a format.",
+            EXAMPLE,
+        )
     )
+    add_variance_flags(
+        command(
+            "variance",
+            profile_variance,
+            "the variance of every weight and activation, by layer",
+            "Fills the variance table, over all tokens of all windows, and draws it by layer.",
+            VARIANCE_EXAMPLE,
+        )
+    )
+    add_statistics_flags(
+        command(
+            "statistics",
+            profile_statistics,
+            "range, percentiles, kurtosis and outliers of every site; fixed-point plans",
+            "Fills the statistics table, over all tokens of all windows, and chooses the "
+            "fractions of static fixed points from it.",
+            STATISTICS_EXAMPLE,
+        )
+    )
+    return parser
+
+
+def add_sensitivity_flags(command: Parser) -> None:
+    """Adds all flags of `mpq-profile sensitivity`."""
+    add_subject_flags(command, seed="the windows and the sampled labels")
     add = command.add_argument
-    add("config", nargs="?", type=Path, metavar="CONFIG.toml", help="a config of mpq-search")
-    add("--model", metavar="ID", help=f"Hugging Face id or directory (default: {DEFAULT_MODEL})")
-    add("--task", choices=("causal-lm", "classification"), help="what the model is loaded for")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the loaded model")
-    add("--device", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    add("--method", choices=("fisher", "kl"), help="fisher: one backward pass for all pairs "
-        "(default); kl: a forward pass for each")  # fmt: skip
+    add("--method", choices=METHODS, help="fisher: one backward pass for all pairs (default); "
+        "kl: a forward pass for each; fisher-output, first-order: as Model Optimizer and "
+        "auto-round have it; mse: the squared error of the weights")  # fmt: skip
     add("--formats", nargs="+", metavar="FORMAT", help=f"default: {' '.join(DEFAULT_FORMATS)}")
     add("--sites", nargs="+", metavar="GLOB", help='which sites (default: "*.weight")')
     add("--include", nargs="+", choices=("lm_head", "embeddings", "bias", "output"),
         help="kinds of site that are left out otherwise")  # fmt: skip
-    add("--tokens", type=int, help="tokens that are looked at (default: 4096)")
-    add("--window", type=int, help="tokens a window (default: 128)")
-    text = command.add_mutually_exclusive_group()
-    text.add_argument("--source", choices=("builtin", "wikitext2"), help="default: builtin")
-    text.add_argument("--text", type=Path, metavar="FILE", help='a .txt, or a .jsonl with "text"')
-    add("--out", type=Path, metavar="DIR", help="default: runs/ and the config's or model's name")
-    add("--seed", type=int, help="of the windows and the sampled labels (default: 0)")
-    add_log_flags(command)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program's exit code; see `console`."""
     args = build_parser().parse_args(argv)
     set_up_logging(args.log_level)
-    return run_program(lambda: profile_sensitivity(args))
+    return run_program(lambda: args.run(args))
 
 
 def profile_sensitivity(args: argparse.Namespace) -> None:
@@ -123,42 +145,6 @@ def profile_sensitivity(args: argparse.Namespace) -> None:
     print_rank_correlation(folder)
 
 
-def read_config(args: argparse.Namespace) -> SearchConfig:
-    """The config file with the flags in place of its keys; without a file, the flags alone.
-
-    Raises:
-        ConfigError: Lists every fault of the file and of the flags.
-    """
-    from mpq.config import load_search_config, search_config
-
-    flags = {key: getattr(args, flag) for flag, key in _KEYS.items()}
-    if args.text is not None:
-        flags |= {"data.source": "file", "data.path": str(args.text)}
-    flags = {key: value for key, value in flags.items() if value is not None}
-    if args.config is not None:
-        return load_search_config(args.config, flags)
-    window = args.window or 128
-    table: dict[str, dict[str, Any]] = {
-        "model": {"id": DEFAULT_MODEL},
-        # A profile looks at its own split only; the others are as small as they can be.
-        "data": {"window": window, "search_tokens": window, "heldout_tokens": window},
-        "space": {"formats": list(DEFAULT_FORMATS)},
-    }
-    for key, value in flags.items():
-        section, _, name = key.partition(".")
-        table.setdefault(section, {})[name] = value
-    return search_config(table, where="command line")
-
-
-def default_folder(args: argparse.Namespace, config: SearchConfig) -> Path:
-    """Where the table goes when no directory is named."""
-    from mpq.run import default_run_dir
-
-    if args.config is not None:
-        return default_run_dir(args.config)
-    return Path("runs") / f"profile-{Path(config.model.id).name}"
-
-
 def choose_candidates(args: argparse.Namespace, subject: Subject) -> Candidates:
     """The sites and formats of the flags; what a flag leaves open is the config's.
 
@@ -178,22 +164,10 @@ def choose_candidates(args: argparse.Namespace, subject: Subject) -> Candidates:
     )
 
 
-@contextmanager
-def shown_progress() -> Iterator[Progress]:
-    """A progress bar for each thing that a profile does, as a callable."""
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield progress
-
-
 def print_ranking(table: DamageTable, sites: Sequence[str]) -> None:
     """Prints the sites that suffer most and least, by their damage summed over formats."""
+    from mpq.run import DAMAGE_UNITS
+
     damage = table.select(sites, table.formats)
     totals = [math.fsum(value for value in row if not math.isnan(value)) for row in damage]
     order = sorted(range(len(sites)), key=lambda index: -totals[index])
@@ -202,7 +176,7 @@ def print_ranking(table: DamageTable, sites: Sequence[str]) -> None:
         [sites[index], *("" if math.isnan(v) else f"{v:.2e}" for v in damage[index])]
         for index in order
     ]
-    title = f"damage by {table.method}, nats per token, {table.tokens} tokens"
+    title = f"damage by {table.method}, {DAMAGE_UNITS[table.method]}, {table.tokens} tokens"
     if len(rows) <= 2 * NUM_SHOWN:
         print_table(f"{title}: all {len(rows)} sites, most sensitive first", columns, rows)
         return
@@ -221,21 +195,29 @@ def draw(folder: Path, method: str) -> None:
 
 
 def print_rank_correlation(folder: Path) -> None:
-    """Prints how alike the two methods rank what both have measured, if both have a table."""
-    from mpq.profiling.sensitivity import METHODS
-    from mpq.profiling.table import DamageTable, table_name
+    """Prints how alike the methods that have a table rank what they have measured in common.
 
-    paths = [folder / table_name(method) for method in METHODS]
-    if not all(path.exists() for path in paths):
+    Each is compared with the direct KL, or where there is none with the first method.
+    """
+    from mpq.profiling.table import DamageTable, table_name
+    from mpq.run import DAMAGE_UNITS
+
+    paths = {method: folder / table_name(method) for method in METHODS}
+    tables = {m: DamageTable.read(path) for m, path in paths.items() if path.exists()}
+    if len(tables) < 2:
         return
-    first, second = (DamageTable.read(path) for path in paths)
-    found = first.rank_correlation(second)
-    by_format = ", ".join(f"{text} {rho:.3f}" for text, rho in found.by_format.items())
-    print(
-        f"{first.method} and {second.method} agree on {found.num_pairs} pairs with a rank "
-        f"correlation of {found.overall:.3f} ({by_format}); "
-        f"sums {found.total:.4g} and {found.other_total:.4g} nats"
-    )
+    reference = tables.get("kl") or next(iter(tables.values()))
+    for table in tables.values():
+        if table is reference:
+            continue
+        found = table.rank_correlation(reference)
+        by_format = ", ".join(f"{text} {rho:.3f}" for text, rho in found.by_format.items())
+        print(
+            f"{table.method} and {reference.method} agree on {found.num_pairs} pairs with a rank "
+            f"correlation of {found.overall:.3f} ({by_format}); "
+            f"sums {found.total:.4g} {DAMAGE_UNITS[table.method]} and "
+            f"{found.other_total:.4g} {DAMAGE_UNITS[reference.method]}"
+        )
 
 
 if __name__ == "__main__":

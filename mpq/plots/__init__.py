@@ -1,8 +1,8 @@
 """The figures of a run: trials and front, what a plan gives to whom, what each format costs.
 
 May import `run`, `cost`, `plans`, `formats` and `errors`: artefacts become rows in the `frames`
-(by subject: `grid_`, `hypervolume_`), rows become figures in the `figures` of the same name.
-What decides which trial is best lives in `search`, not here.
+(by subject: `grid_`, `hypervolume_`, `variance_`), rows become figures in the `figures` of the
+same name. What decides which trial is best lives in `search`, not here.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["allocation", "hypervolume", "pareto_front", "save", "sensitivity"]
+__all__ = ["allocation", "hypervolume", "pareto_front", "save", "sensitivity", "variance"]
 
 
 def pareto_front(source: Any, *, x: str | None = None, y: str | None = None) -> "Figure":
@@ -94,7 +94,8 @@ def sensitivity(source: Any, *, method: str | None = None) -> "Figure":
 
     Args:
         source: A run directory (path or `mpq.run.Run`), the CSV of a table, or a damage table.
-        method: Which of the run's tables, `fisher` or `kl`; needed when there are several.
+        method: Which of the run's tables, a key of `mpq.run.DAMAGE_UNITS`; needed when there are
+            several.
 
     Returns:
         A matplotlib figure: a notebook shows it, `save` writes it.
@@ -105,6 +106,23 @@ def sensitivity(source: Any, *, method: str | None = None) -> "Figure":
     from mpq.plots import grid_figures, grid_frames
 
     return grid_figures.draw_sensitivity(grid_frames.sensitivity_rows(source, method=method))
+
+
+def variance(source: Any) -> "Figure":
+    """A figure of the variance of every kind of tensor against the block, on a log2 axis.
+
+    Args:
+        source: A run directory (path or `mpq.run.Run`), or the CSV of a variance table.
+
+    Returns:
+        A matplotlib figure: a notebook shows it, `save` writes it.
+
+    Raises:
+        RunError: There is no variance table, or it has no site inside of a block.
+    """
+    from mpq.plots import variance_figures, variance_frames
+
+    return variance_figures.draw_variance(variance_frames.variance_rows(source))
 
 
 def save(figure: "Figure", stem: str | Path) -> tuple[Path, ...]:

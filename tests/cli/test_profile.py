@@ -4,33 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from mpq.cli import profile
 from mpq.profiling import sensitivity
 from mpq.profiling.table import DamageTable
-from tests.data.tokenizers import byte_tokenizer
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
-    return folder
 
 
 @pytest.fixture
@@ -186,16 +163,6 @@ method = "kl"
     table = DamageTable.read(tmp_path / "run" / "sensitivity_fisher.csv")
     assert table.formats == ("bfp5",)
     assert table.sites == ("model.layers.0.self_attn.v", "model.layers.1.self_attn.v")
-
-
-def test_default_directories_carry_the_name_of_what_is_profiled():
-    parse = profile.build_parser().parse_args
-    args = parse(["sensitivity", "--model", "Qwen/Qwen3-0.6B"])
-    folder = profile.default_folder(args, profile.read_config(args))
-    assert folder.as_posix() == "runs/profile-Qwen3-0.6B"
-    args = parse(["sensitivity", "search_configs/tiny_llama.toml"])
-    folder = profile.default_folder(args, profile.read_config(args))
-    assert folder.as_posix() == "runs/tiny_llama"
 
 
 def test_help_shows_an_example_and_loads_nothing_heavy():

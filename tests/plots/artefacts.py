@@ -50,3 +50,23 @@ def make_run(folder: Path) -> Path:
     ]
     write_csv(folder / "sensitivity_fisher.csv", rows)
     return folder
+
+
+# site: (count, mean, variance)
+VARIANCES = {
+    "lm_head.weight": (10, 0.0, 9.0),
+    "model.layers.0.mlp.down_proj.weight": (10, 0.0, 0.5),
+    "model.layers.0.self_attn.q_proj.weight": (10, 0.0, 0.25),
+    "model.layers.0.self_attn.q": (10, 0.0, 4.0),
+    "model.layers.1.self_attn.q_proj.weight": (10, 0.0, 0.125),
+    "model.layers.1.mlp.down_proj.weight": (10, 0.0, 1.0),
+    "model.layers.1.self_attn.q": (10, 0.0, 8.0),
+}
+
+
+def make_variance(folder: Path, sites=VARIANCES) -> Path:
+    """A run directory with a variance table of site -> (count, mean, variance)."""
+    columns = ("count", "mean", "variance")
+    rows = [{"site": site, **dict(zip(columns, row, strict=True))} for site, row in sites.items()]
+    write_csv(folder / "variance.csv", rows)
+    return folder
