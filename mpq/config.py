@@ -288,6 +288,35 @@ def _pruner(search: SearchSection) -> Iterator[Fault]:
         )
 
 
+def _anchors(search: SearchSection) -> Iterator[Fault]:
+    if search.anchors == "targets" and not search.targets:
+        yield Fault("search.anchors", 'expected search.targets beside anchors = "targets"')
+    if search.targets and not {"weight_bits", "weight_bytes"}.intersection(search.objectives):
+        yield Fault(
+            "search.targets",
+            "these are values of weight_bits, which must be among search.objectives, given "
+            f"{list(search.objectives)}; one bound alone is a [search.budget]",
+        )
+
+
+def _rungs(search: SearchSection) -> Iterator[Fault]:
+    if len(search.rungs) == 1:
+        return
+    if search.pruner != "none":
+        yield Fault(
+            "search.rungs",
+            f"expected one way to stop trials early, given pruner = {search.pruner!r} as well; "
+            'take pruner = "none" or rungs = [1.0]',
+        )
+    measures = [name for name in search.objectives if name not in COST_NAMES]
+    if measures and measures[0] not in DAMAGE_NAMES:
+        yield Fault(
+            "search.rungs",
+            f"plans are judged by the windows of the first measure ({', '.join(DAMAGE_NAMES)}), "
+            f"given {measures[0]!r}; put one of these before it, or take rungs = [1.0]",
+        )
+
+
 _RULES: Mapping[Callable[..., Iterator[Fault]], tuple[str, ...]] = {
     _needed_data_keys: ("model", "data"),
     _labels: ("model", "data"),
@@ -298,5 +327,7 @@ _RULES: Mapping[Callable[..., Iterator[Fault]], tuple[str, ...]] = {
     _objectives: ("data", "search"),
     _sampler: ("space", "search"),
     _pruner: ("search",),
+    _anchors: ("search",),
+    _rungs: ("search",),
 }
 """What keys may hold together: a rule is asked when the sections that it reads are valid."""

@@ -3,6 +3,7 @@
 What a single key may hold is said here; what keys may hold together is said in `config`.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -42,6 +43,18 @@ def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
     return items
 
 
+def _ascending(items: tuple[float, ...]) -> tuple[float, ...]:
+    if any(low >= high for low, high in itertools.pairwise(items)):
+        raise ValueError("expected ascending numbers, each once")
+    return items
+
+
+def _up_to_all(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if shares[-1] != 1:
+        raise ValueError("expected 1 at the end: the plans that last are judged on all windows")
+    return shares
+
+
 def _objective(name: str) -> str:
     known = (*DAMAGE_NAMES, *COST_NAMES)
     if name in known or _USER_OBJECTIVE.fullmatch(name):
@@ -70,6 +83,19 @@ Objectives = Annotated[
     tuple[Annotated[str, AfterValidator(_objective)], ...],
     Field(min_length=1, strict=False),
     AfterValidator(_distinct),
+]
+
+
+Targets = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    Field(strict=False),
+    AfterValidator(_ascending),
+]
+Rungs = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], ...],
+    Field(min_length=1, strict=False),
+    AfterValidator(_ascending),
+    AfterValidator(_up_to_all),
 ]
 
 
@@ -185,6 +211,13 @@ class SearchSection(Section):
     maximize:module:function."""
     pruner: Pruner = "none"
     """Stops hopeless trials early; one objective only."""
+    targets: Targets = ()
+    """Values of weight_bits at which plans are refined, compared and returned as well."""
+    anchors: Literal["all", "targets"] = "all"
+    """targets: leaves out the costs of the uniform plans, at which that is done otherwise."""
+    rungs: Rungs = (1.0,)
+    """Shares of the search's windows that a trial is judged on one after the other, as long as
+    it is worth it; the last is 1."""
     timeout_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Wall time after which no further trial starts."""
     storage: Annotated[Text, AfterValidator(_url)] | None = None

@@ -318,3 +318,29 @@ def test_pruning_needs_one_objective_that_grows_window_by_window():
         table(search={"pruner": "median", "objectives": ["my:own"]})
     )
     search_config(table(search={"pruner": "wilcoxon", "objectives": ["kl"]}))
+
+
+def test_targets_are_weight_bits_and_ascend():
+    found = search_config(table(search={"targets": [3.5, 5], "anchors": "targets"}))
+    assert found.search.targets == (3.5, 5.0)
+    assert fault(table(search={"targets": [5.0, 3.5]})).startswith(
+        "search.targets: expected ascending numbers, each once; given [5.0, 3.5]"
+    )
+    assert "search.anchors: expected search.targets beside" in fault(
+        table(search={"anchors": "targets"})
+    )
+    assert "search.targets: these are values of weight_bits, which must be among" in fault(
+        table(search={"targets": [3.5], "objectives": ["kl", "memory_density"]})
+    )
+
+
+def test_rungs_end_with_all_windows_and_need_a_measure_of_windows():
+    assert search_config(table(search={"rungs": [0.25, 1]})).search.rungs == (0.25, 1.0)
+    assert "search.rungs: expected 1 at the end" in fault(table(search={"rungs": [0.25, 0.5]}))
+    assert "search.rungs: expected ascending numbers" in fault(table(search={"rungs": [1, 1]}))
+    assert "search.rungs: expected one way to stop trials early" in fault(
+        table(search={"rungs": [0.5, 1], "pruner": "median", "objectives": ["kl"]})
+    )
+    assert "search.rungs: plans are judged by the windows of the first measure" in fault(
+        table(search={"rungs": [0.5, 1], "objectives": ["my:function", "kl", "weight_bits"]})
+    )

@@ -116,7 +116,8 @@ def run_search(subject: Subject, folder: Path) -> None:
         except KeyboardInterrupt:
             interrupted = True
     write_plans(run, search, proof)
-    write_json(run.artefact(SUMMARY), summary(search, proof))
+    tokens = config.data.window if hasattr(subject.splits.search, "tokens") else None
+    write_json(run.artefact(SUMMARY), summary(search, proof, window_tokens=tokens))
     print_front(search, proof)
     if proof is not None:
         print_comparisons(proof, config.prove.confidence)
@@ -230,8 +231,7 @@ def prove_front(subject: Subject, search: Search) -> Proof | None:
             search.records(),
             search.objectives,
             Evaluation(subject, subject.splits.heldout),
-            compared=search.compared,
-            limits=search.limits,
+            anchors=search.anchors,
             plans=config.prove.plans,
             confidence=config.prove.confidence,
             seed=config.search.seed,

@@ -22,7 +22,7 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     """
     from mpq.cli.search_wiring import Evaluation, load_functions, make_space, settings_of
     from mpq.search.objective import make_objectives
-    from mpq.search.settings import budget_limits, check_space
+    from mpq.search.settings import anchors_of, check_space
 
     config = subject.config
     objectives = make_objectives(config.search.objectives)
@@ -30,7 +30,7 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     space = make_space(subject, None)
     settings = settings_of(config)
     check_space(space, settings, objectives)
-    budget_limits(space, settings.budget)
+    anchors = anchors_of(space, settings, objectives)
     _print_groups(space)
     num_trials = settings.trials + settings.refine
     search, heldout = (
@@ -44,8 +44,9 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     seconds = time.perf_counter() - start
     batches = math.ceil(search.num_windows / search.batch_size)
     heldout_batches = math.ceil(heldout.num_windows / heldout.batch_size)
-    num_proofs = 3 * len(space.uniform) + config.prove.plans
+    num_proofs = 3 * len(anchors) + config.prove.plans
     forwards = (num_trials + 1) * batches + (num_proofs + 1) * heldout_batches
+    upper = "at most " if len(settings.rungs) > 1 else ""
     facts = {
         "run directory": str(folder),
         "model": f"{subject.loaded.id} on {subject.loaded.model.device}",
@@ -55,9 +56,11 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
         f"10^{_log10_size(space):.0f} plans",
         "objectives": ", ".join(f"{o.direction} {o.name}" for o in objectives),
         "budget": ", ".join(f"{k} {v:g}" for k, v in settings.budget.items()) or "none",
+        "compared at": ", ".join(anchor.name for anchor in anchors),
         "trials": f"{settings.trials} by {settings.sampler} (baselines included), then "
         f"{settings.refine} exchanges",
-        "forward passes": f"{forwards} batches of at most {search.batch_size} windows: {batches} "
+        "forward passes": f"{upper}{forwards} batches of at most {search.batch_size} windows: "
+        f"{batches} "
         f"a trial, {heldout_batches} for each of at most {num_proofs} proven plans",
         "profile": f"method {config.profile.method}, {_profile_work(subject)}",
         "time": f"about {forwards * seconds / 60:.1f} minutes of forward passes "

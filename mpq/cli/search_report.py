@@ -51,10 +51,11 @@ class Artefacts:
 
 
 def write_plans(run: Run, search: Search, proof: Proof | None) -> list[Path]:
-    """The files of the front's plans, and of what stands at the cost of each uniform plan.
+    """The files of the front's plans, and of what stands at each anchor.
 
-    `front_<trial>.toml` for the front; `at_<format>.toml` for the plan that the proof left
-    standing at that uniform plan's cost, `best.toml` where only a budget bounds the search.
+    `front_<trial>.toml` for the front; `at_<anchor>.toml` for the plan that the proof left
+    standing there (`at_bfp4.toml`, `at_3.5_bits.toml`), `best.toml` where only a budget bounds
+    the search.
     """
     from mpq.run import PLANS
     from mpq.search.front import pareto_front
@@ -81,8 +82,16 @@ def plan_name(search: Search, comparison: Comparison) -> str:
     return "at_" + "".join(c if c.isalnum() or c in "-._" else "_" for c in comparison.anchor)
 
 
-def summary(search: Search, proof: Proof | None) -> dict[str, Any]:
-    """What summary.json holds: counts, times, and the proof."""
+def summary(
+    search: Search, proof: Proof | None, *, window_tokens: int | None = None
+) -> dict[str, Any]:
+    """What summary.json holds: counts, times, and the proof.
+
+    Args:
+        search: Whose trials.
+        proof: Where there is one.
+        window_tokens: Tokens a window; None where windows are examples.
+    """
     from mpq.search.front import pareto_front
 
     records = search.records()
@@ -93,6 +102,7 @@ def summary(search: Search, proof: Proof | None) -> dict[str, Any]:
             source: sum(record.source == source for record in records)
             for source in ("uniform", "allocation", "sampler", "refine")
         },
+        "dropped": sum(record.state == "dropped" for record in records),
         "pruned": sum(record.state == "pruned" for record in records),
         "over_budget": sum(not record.is_feasible for record in records),
         "reused": sum(record.is_reused for record in records),
@@ -101,6 +111,12 @@ def summary(search: Search, proof: Proof | None) -> dict[str, Any]:
         "seconds": sum(record.seconds for record in records),
         "forward_seconds": sum(record.forward_seconds for record in records),
     }
+    table["windows_judged"] = sum(record.num_judged for record in records)
+    if window_tokens is not None:
+        table["tokens_judged"] = table["windows_judged"] * window_tokens
+    if table["seconds"]:
+        table["trials_a_minute"] = 60 * len(records) / table["seconds"]
+        table["forward_share"] = table["forward_seconds"] / table["seconds"]
     if proof is not None:
         table["proof"] = {
             "measure": proof.measure,
@@ -147,23 +163,24 @@ def print_front(search: Search, proof: Proof | None) -> None:
 
 
 def print_comparisons(proof: Proof, confidence: float) -> None:
-    """Prints what was found at the cost of each uniform plan, against it and the allocation."""
+    """Prints what was found at each anchor, against the uniform plan and the allocation."""
     columns = ["at the cost of", "uniform", "allocation", "found", "returned"]
     columns += ["better than uniform by", "", "than allocation by"]
     rows = [
         [
             one.anchor,
-            *(number(interval.mean) for interval in (one.uniform, one.allocation, one.found)),
+            _uniform_text(one),
+            *(number(interval.mean) for interval in (one.allocation, one.found)),
             one.returned,
-            interval_text(one.gain_over_uniform),
+            "" if one.gain_over_uniform is None else interval_text(one.gain_over_uniform),
             _share(one),
             interval_text(one.gain_over_allocation),
         ]
         for one in proof.comparisons
     ]
     print_table(
-        f"Held-out {proof.measure}, {proof.num_windows} windows: each plan at no more than the "
-        f"cost of the uniform one; paired {confidence:.0%} intervals",
+        f"Held-out {proof.measure}, {proof.num_windows} windows: each plan at no more than that "
+        f"cost; paired {confidence:.0%} intervals",
         columns,
         rows,
     )
@@ -203,8 +220,17 @@ def interval_text(interval: Interval) -> str:
 
 def _share(one: Comparison) -> str:
     """The margin over the uniform plan as a share of its measure."""
-    whole = abs(one.uniform.mean)
-    return f"{one.gain_over_uniform.mean / whole:.1%}" if whole else ""
+    if one.uniform is None or one.gain_over_uniform is None or not one.uniform.mean:
+        return ""
+    return f"{one.gain_over_uniform.mean / abs(one.uniform.mean):.1%}"
+
+
+def _uniform_text(one: Comparison) -> str:
+    """The uniform plan's measure, and its format where the anchor is not its own."""
+    if one.uniform is None:
+        return "none"
+    text = number(one.uniform.mean)
+    return text if one.rival == one.anchor else f"{one.rival} {text}"
 
 
 def _heading(search: Search, index: int) -> str:

@@ -258,6 +258,9 @@ def settings_of(config: SearchConfig) -> SearchSettings:
         seed=section.seed,
         budget=dict(section.budget.items()),
         pruner=section.pruner,
+        targets=section.targets,
+        anchors=section.anchors,
+        rungs=section.rungs,
         timeout_seconds=None if timeout is None else 60 * timeout,
     )
 

@@ -150,10 +150,12 @@ def _study_trials(study: Any) -> tuple[pd.DataFrame, dict[str, Direction]]:
     for trial in study.trials:
         result = trial.user_attrs.get("result", {})
         records.append(
-            {"number": trial.number, "state": trial.state.name}
+            {"number": trial.number, "state": result.get("state", trial.state.name)}
             | {key: result[key] for key in _KEPT if key in result}
             | dict(result.get("costs", {}))
-            | dict(zip(names, trial.values or (), strict=False))
+            # A study holds what its trials show on the first rung of windows; a result says what
+            # they show on all windows that they have seen, as trials.csv does.
+            | dict(zip(names, result.get("values") or trial.values or (), strict=False))
         )
     return _finished(pd.DataFrame(records)), dict(zip(names, directions, strict=True))
 
@@ -179,7 +181,8 @@ def _finished(trials: pd.DataFrame) -> pd.DataFrame:
         label=trials["anchor"].where(trials["source"] == "uniform", ""),
         measured=(states == "complete") & trials["evaluated"],
     )
-    return trials[states.isin(["complete", "pruned"])].sort_values("number", ignore_index=True)
+    ended = states.isin(["complete", "dropped", "pruned"])
+    return trials[ended].sort_values("number", ignore_index=True)
 
 
 def _choose(source: Any, asked: str | None, wanted: Sequence[str], trials: pd.DataFrame) -> str:

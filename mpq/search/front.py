@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mpq.search.objective import Objective
 from mpq.search.space import Choices, FloatArray
 
-State = Literal["complete", "pruned"]
+State = Literal["complete", "dropped", "pruned"]
 Source = Literal["uniform", "allocation", "sampler", "refine"]
 
 
@@ -18,11 +18,14 @@ class TrialRecord:
 
     Attributes:
         number: Optuna's number of the trial.
-        state: "pruned" trials were stopped early; their values are means over what they saw.
+        state: "dropped" by the rungs and "pruned" trials were stopped early; their values are
+            means over what they saw.
         source: Where the plan came from.
         choices: The plan.
         digest: `Plan.digest` of the plan.
         values: One an objective, each in its own unit.
+        first_rung: The same on the first rung's windows, which all trials see; empty where they
+            are the windows of `values`.
         costs: Every cost measure -> the plan's cost.
         is_feasible: True when every budget is kept.
         is_evaluated: False for a plan over budget: it was never run and its values are those of
@@ -30,10 +33,13 @@ class TrialRecord:
         is_reused: True when an earlier trial had the same plan and its values were taken over.
         seconds: Wall time of the trial.
         forward_seconds: Its share spent in the model and the measures.
-        windows: The first measured objective of each window of tokens, where there is one.
+        windows: The first measured objective of each window of tokens that was seen, in their
+            order, where there is such an objective.
+        num_judged: Windows that this trial measured: 0 when it was reused or over budget.
         params: What the sampler set.
         parent: Number of the trial that a refinement started from.
-        anchor: The uniform plan that this is, or at whose cost an optimum or a refinement works.
+        anchor: Format of the uniform plan that this is, or name of the anchor at which an
+            optimum or a refinement works.
     """
 
     number: int
@@ -42,6 +48,7 @@ class TrialRecord:
     choices: Choices
     digest: str
     values: tuple[float, ...]
+    first_rung: tuple[float, ...] = ()
     costs: Mapping[str, float]
     is_feasible: bool = True
     is_evaluated: bool = True
@@ -49,15 +56,26 @@ class TrialRecord:
     seconds: float = 0.0
     forward_seconds: float = 0.0
     windows: FloatArray | None = field(default=None, repr=False)
+    num_judged: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     parent: int | None = None
     anchor: str = ""
 
     @property
+    def first_values(self) -> tuple[float, ...]:
+        """The objectives on the windows of the first rung: what the study holds."""
+        return self.first_rung or self.values
+
+    @property
     def is_candidate(self) -> bool:
         """True when the plan may stand on a front: measured in full, finite, within budget."""
+        return self.state == "complete" and self.is_comparable
+
+    @property
+    def is_comparable(self) -> bool:
+        """True when the plan was measured on all of the first rung, is finite and in budget."""
         return (
-            self.state == "complete"
+            self.state != "pruned"
             and self.is_feasible
             and self.is_evaluated
             and all(math.isfinite(value) for value in self.values)
@@ -121,6 +139,7 @@ def trial_row(record: TrialRecord, objectives: Sequence[Objective]) -> dict[str,
         "feasible": int(record.is_feasible),
         "evaluated": int(record.is_evaluated),
         "reused": int(record.is_reused),
+        "windows": record.num_judged,
         "seconds": round(record.seconds, 4),
         "forward_seconds": round(record.forward_seconds, 4),
         "overhead_seconds": round(record.seconds - record.forward_seconds, 4),

@@ -8,7 +8,7 @@ uniform plan is that uniform plan.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ import numpy as np
 from mpq.plans.allocate import allocate
 from mpq.search.space import Choices, FloatArray, IntArray, Space
 
-RUNGS_PER_GAP = 4
-"""Budgets that a trial may aim at between the costs of two neighbouring uniform plans."""
+STEPS_PER_GAP = 4
+"""Steps of a ladder between two neighbouring stops."""
+
+Ladders = Mapping[str, IntArray]
+"""Traded resource -> the budgets that a trial may aim at, in bits, ascending."""
 
 TILT = 1.5
 KIND = 1.5
@@ -41,19 +44,18 @@ class Knob:
     neutral: float
 
 
-def knobs(space: Space, traded: Sequence[str], limits: Mapping[str, int]) -> tuple[Knob, ...]:
+def knobs(space: Space, ladders: Ladders) -> tuple[Knob, ...]:
     """The numbers that a guided trial sets.
 
     Args:
         space: What is searched.
-        traded: Resources whose cost is an objective: each gets a target in bits a value.
-        limits: Resource -> the most bits that a budget allows; the upper end of its target.
+        ladders: Each of their resources gets an aim in bits a value, unless there is one only.
     """
     found = []
-    for resource in traded:
-        rungs = ladder(space, resource, limits.get(resource))
-        low, high = (float(rung) / space.values[resource] for rung in (rungs[0], rungs[-1]))
-        found.append(Knob(name=_BITS_KNOBS[resource], low=low, high=high, neutral=high))
+    for resource, steps in ladders.items():
+        low, high = (float(step) / space.values[resource] for step in (steps[0], steps[-1]))
+        if low < high:
+            found.append(Knob(name=_BITS_KNOBS[resource], low=low, high=high, neutral=high))
     found.append(Knob(name="shrink", low=0.0, high=1.0, neutral=0.0))
     found.append(Knob(name="power", low=0.5, high=2.0, neutral=1.0))
     found.append(Knob(name="tilt", low=-TILT, high=TILT, neutral=0.0))
@@ -63,25 +65,33 @@ def knobs(space: Space, traded: Sequence[str], limits: Mapping[str, int]) -> tup
     return tuple(found)
 
 
-def ladder(space: Space, resource: str, limit: int | None = None) -> IntArray:
-    """Budgets for a resource, in bits, ascending: the uniform plans' costs and steps between.
+def ladder(stops: Iterable[int], limit: int | None = None) -> IntArray:
+    """Budgets for a resource, in bits, ascending: the stops, and equal steps between them.
 
-    Trials that aim at one rung cost the same, so their damages compare; the rungs of the uniform
-    plans are among them, so that the search can beat those at their own cost.
+    Trials that aim at one step cost the same, so their damages compare; the costs at which plans
+    are compared are among the stops, so that trials can win there.
+
+    Args:
+        stops: Bits, at least one.
+        limit: The most bits that a budget allows: no step is above it, and the last one is it
+            where stops are above it.
     """
-    table = space.costs[resource]
-    fixed = space.fixed_costs[resource]
-    costs = {space.bits(resource, choices) for choices in space.uniform.values()}
-    ends = sorted(costs | {int(table.min(axis=1).sum()) + fixed})
-    steps = [
-        low + (high - low) * step // RUNGS_PER_GAP
+    ends = sorted(set(stops))
+    between = [
+        low + (high - low) * step // STEPS_PER_GAP
         for low, high in itertools.pairwise(ends)
-        for step in range(RUNGS_PER_GAP)
+        for step in range(STEPS_PER_GAP)
     ]
-    rungs = np.array([*steps, ends[-1]], dtype=np.int64)
+    steps = np.array([*between, ends[-1]], dtype=np.int64)
     if limit is None:
-        return rungs
-    return np.unique(np.append(rungs[rungs < limit], min(limit, int(rungs[-1]))))
+        return steps
+    return np.unique(np.append(steps[steps < limit], min(limit, int(steps[-1]))))
+
+
+def uniform_stops(space: Space, resource: str) -> set[int]:
+    """What the uniform plans and the cheapest plan spend of a resource."""
+    cheapest = int(space.costs[resource].min(axis=1).sum()) + space.fixed_costs[resource]
+    return {space.bits(resource, choices) for choices in space.uniform.values()} | {cheapest}
 
 
 def neutral_params(
@@ -98,19 +108,18 @@ def neutral_params(
 
 
 def decode(
-    space: Space, params: Mapping[str, float], traded: Sequence[str], limits: Mapping[str, int]
+    space: Space, params: Mapping[str, float], ladders: Ladders, limits: Mapping[str, int]
 ) -> Choices:
     """The plan that the knobs describe: the additive optimum under the reweighted damages.
 
-    A target between two rungs of the ladder is the lower one.
+    An aim between two steps of a ladder is the lower one.
     """
     bounds = dict(limits)
-    for resource in traded:
-        rungs = ladder(space, resource, limits.get(resource))
+    for resource, steps in ladders.items():
         # Half a bit makes up for the rounding of the division by the number of values.
-        target = params[_BITS_KNOBS[resource]] * space.values[resource] + 0.5
-        rung = max(0, int(np.searchsorted(rungs, target, side="right")) - 1)
-        bounds[resource] = int(rungs[rung])
+        bits = params.get(_BITS_KNOBS[resource], np.inf) * space.values[resource] + 0.5
+        step = max(0, int(np.searchsorted(steps, bits, side="right")) - 1)
+        bounds[resource] = int(steps[step])
     return optimum(space, reweighted(space, params), bounds)
 
 

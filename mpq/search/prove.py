@@ -3,20 +3,23 @@
 The windows that the search looked at are never those that a table quotes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mpq.search.anchors import Anchor
 from mpq.search.front import TrialRecord, pareto_front
-from mpq.search.guided import optimum
 from mpq.search.objective import Evaluate, Objective, make_objectives, quality_objective
-from mpq.search.refine import AT_BUDGET, lineages
-from mpq.search.seeds import bits_of, tightest, uniform_within
+from mpq.search.refine import lineages
 from mpq.search.space import Choices, FloatArray, Space
 
 RESAMPLES = 2000
+
+ROLES = ("uniform", "allocation", "found")
+"""What competes at an anchor, the simplest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,25 +48,28 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The plans at the cost of one uniform plan, on held-out windows.
+    """The plans at one anchor, on held-out windows.
 
     Attributes:
-        anchor: Name of the uniform plan.
-        uniform: Its measure.
+        anchor: Name of the anchor.
+        rival: Format of the widest uniform plan that costs no more; empty where there is none.
+        uniform: That plan's measure; None where there is none.
         allocation: Of the additive optimum at no greater cost.
         found: Of the best plan of the search at no greater cost.
-        gain_over_uniform: Mean over windows of how much better than uniform `returned` is.
+        gain_over_uniform: Mean over windows of how much better than uniform `returned` is; None
+            where there is no uniform plan.
         gain_over_allocation: The same against the allocation.
         returned: Which plan stands: "found", or the baseline that the search did not beat.
         choices: That plan.
-        is_contested: False where all three are one plan, as at the narrowest uniform plan.
+        is_contested: False where all are one plan, as at the narrowest uniform plan.
     """
 
     anchor: str
-    uniform: Interval
+    rival: str
+    uniform: Interval | None
     allocation: Interval
     found: Interval
-    gain_over_uniform: Interval
+    gain_over_uniform: Interval | None
     gain_over_allocation: Interval
     returned: str
     choices: Choices
@@ -85,7 +91,7 @@ def bootstrap_mean(values: FloatArray, *, confidence: float, seed: int) -> Inter
 
 
 def compare(
-    anchor: str,
+    anchor: Anchor,
     plans: Mapping[str, Choices],
     windows: Mapping[Choices, FloatArray],
     *,
@@ -95,12 +101,12 @@ def compare(
 ) -> Comparison:
     """What held-out windows say of the uniform plan, the allocation and the plan that was found.
 
-    The search's plan stands only if its held-out mean is better than both baselines'; otherwise
+    The search's plan stands only if its held-out mean is better than the baselines'; otherwise
     the better baseline does.
 
     Args:
-        anchor: Name of the uniform plan.
-        plans: "uniform", "allocation" and "found" -> plan.
+        anchor: Where they compete.
+        plans: "uniform" (unless there is none), "allocation" and "found" -> plan.
         windows: Plan -> the measure of each held-out window.
         quality: The objective that the windows measure.
         confidence: Of the intervals, such as 0.95.
@@ -109,9 +115,7 @@ def compare(
     sign = 1.0 if quality.direction == "minimize" else -1.0
     measured = {role: windows[choices] for role, choices in plans.items()}
     # On equal means the simpler plan stands: uniform before allocation before found.
-    returned = min(
-        ("uniform", "allocation", "found"), key=lambda role: sign * float(measured[role].mean())
-    )
+    returned = min(ROLES, key=lambda role: _mean_loss(measured.get(role), sign))
 
     def interval(values: FloatArray) -> Interval:
         return bootstrap_mean(values, confidence=confidence, seed=seed)
@@ -119,17 +123,23 @@ def compare(
     def gain(role: str) -> Interval:
         return interval(sign * (measured[role] - measured[returned]))
 
+    has_uniform = "uniform" in plans
     return Comparison(
-        anchor=anchor,
-        uniform=interval(measured["uniform"]),
+        anchor=anchor.name,
+        rival=anchor.uniform_name if has_uniform else "",
+        uniform=interval(measured["uniform"]) if has_uniform else None,
         allocation=interval(measured["allocation"]),
         found=interval(measured["found"]),
-        gain_over_uniform=gain("uniform"),
+        gain_over_uniform=gain("uniform") if has_uniform else None,
         gain_over_allocation=gain("allocation"),
         returned=returned,
         choices=plans[returned],
         is_contested=len(set(plans.values())) > 1,
     )
+
+
+def _mean_loss(windows: FloatArray | None, sign: float) -> float:
+    return math.inf if windows is None else sign * float(windows.mean())
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -148,7 +158,7 @@ class Proof:
         measure: What was measured in each window.
         num_windows: Held-out windows.
         contenders: Every plan that was judged, with its interval.
-        comparisons: One for each uniform plan with plans at its cost, narrowest first.
+        comparisons: One for each anchor with plans there, narrowest first.
     """
 
     measure: str
@@ -163,8 +173,7 @@ def prove(  # noqa: PLR0913 (what was found, how to judge it, and who is told)
     objectives: Sequence[Objective],
     evaluate: Evaluate,
     *,
-    compared: Sequence[str],
-    limits: Mapping[str, int],
+    anchors: Sequence[Anchor],
     plans: int,
     confidence: float,
     seed: int,
@@ -177,8 +186,7 @@ def prove(  # noqa: PLR0913 (what was found, how to judge it, and who is told)
         records: Finished trials.
         objectives: Of the study, one of them measured in windows.
         evaluate: Measures a plan on the held-out windows.
-        compared: Resources in which a plan must not cost more than what it is compared with.
-        limits: Resource -> the most bits that the budgets allow.
+        anchors: Where plans compete.
         plans: How many plans of the front are judged, beside baselines and what beats them.
         confidence: Of the intervals.
         seed: Of the bootstrap.
@@ -188,9 +196,9 @@ def prove(  # noqa: PLR0913 (what was found, how to judge it, and who is told)
     if quality is None or quality.source != "windows":
         quality = make_objectives(["kl"])[0]
     trials = {record.choices: record.number for record in reversed(records)}
-    trios = _trios(space, records, objectives, compared=compared, limits=limits)
+    trios = _trios(space, records, objectives, anchors)
     contenders: dict[Choices, Contender] = {}
-    for trio in trios.values():
+    for _, trio in trios:
         for role, choices in trio.items():
             number = trials.get(choices)
             contenders.setdefault(choices, Contender(role=role, choices=choices, trial=number))
@@ -213,7 +221,7 @@ def prove(  # noqa: PLR0913 (what was found, how to judge it, and who is told)
         ),
         comparisons=tuple(
             compare(anchor, trio, windows, quality=quality, confidence=confidence, seed=seed)
-            for anchor, trio in trios.items()
+            for anchor, trio in trios
         ),
     )
 
@@ -222,35 +230,17 @@ def _trios(
     space: Space,
     records: Sequence[TrialRecord],
     objectives: Sequence[Objective],
-    *,
-    compared: Sequence[str],
-    limits: Mapping[str, int],
-) -> dict[str, dict[str, Choices]]:
-    """Uniform plan -> that plan, the optimum at its cost, and the best that was found there."""
+    anchors: Sequence[Anchor],
+) -> list[tuple[Anchor, dict[str, Choices]]]:
+    """Anchor, and its uniform plan, its optimum, and the best that was found there."""
     quality = quality_objective(objectives)
     if quality is None:
-        return {}
-    found = {
-        lineage.anchor: lineage.best.choices
-        for lineage in lineages(
-            space, records, objectives, quality=quality, compared=compared, limits=limits
-        )
-    }
-    uniform = uniform_within(space, limits)
-    if AT_BUDGET in found:
-        # Budgets alone bound the search: its rival is the widest uniform plan that keeps them.
-        allocation = optimum(space, space.damage, limits)
-        widest = [*uniform.values(), allocation][max(0, len(uniform) - 1)]
-        trio = {"uniform": widest, "allocation": allocation, "found": found[AT_BUDGET]}
-        return {[*uniform, AT_BUDGET][max(0, len(uniform) - 1)]: trio}
-    trios = {}
-    for anchor, choices in uniform.items():
-        if anchor in found:
-            bounds = tightest(bits_of(space, choices, compared), limits)
-            allocation = optimum(space, space.damage, bounds)
-            trios[anchor] = {
-                "uniform": choices,
-                "allocation": allocation,
-                "found": found[anchor],
-            }
+        return []
+    found = lineages(space, records, objectives, quality=quality, anchors=anchors)
+    trios = []
+    for lineage in found:
+        anchor = lineage.anchor
+        plans = {} if anchor.uniform is None else {"uniform": anchor.uniform}
+        plans |= {"allocation": anchor.allocation, "found": lineage.best.choices}
+        trios.append((anchor, plans))
     return trios

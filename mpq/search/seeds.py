@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mpq.search.anchors import Anchor, bits_of
 from mpq.search.guided import Knob, neutral_params, optimum
 from mpq.search.space import Choices, Space
 
@@ -21,7 +22,8 @@ class Seed:
         choices: The plan.
         params: What a sampler is told about it: the guided knobs nearest to it, or nothing in
             the direct space, where the choices are the parameters.
-        anchor: Name of the uniform plan that this is, or whose cost it keeps to; else empty.
+        anchor: Format of the uniform plan that this is, or name of the anchor whose optimum it
+            is; else empty.
     """
 
     source: Literal["uniform", "allocation"]
@@ -30,58 +32,27 @@ class Seed:
     anchor: str = ""
 
 
-def within(space: Space, choices: Choices, limits: Mapping[str, int]) -> bool:
-    """True when the plan spends at most so many bits of each resource."""
-    return all(space.bits(resource, choices) <= limit for resource, limit in limits.items())
-
-
-def compared_resources(
-    space: Space, traded: Sequence[str], limits: Mapping[str, int]
-) -> list[str]:
-    """Resources in which plans must not cost more than a uniform plan to be compared with it.
-
-    The traded and the budgeted ones, and weights or activations where those are searched but
-    neither: spending them would otherwise be free.
-    """
-    resources = list(dict.fromkeys([*traded, *limits]))
-    if "memory_density" not in resources:
-        if any(group.is_stored for group in space.groups):
-            resources.append("weight_bits")
-        if any(not group.is_stored for group in space.groups):
-            resources.append("activation_bits")
-    return list(dict.fromkeys(resources))
-
-
-def uniform_within(space: Space, limits: Mapping[str, int]) -> dict[str, Choices]:
-    """The uniform plans that keep the budgets, by their format, narrowest first."""
-    uniform = space.uniform
-    return {name: choices for name, choices in uniform.items() if within(space, choices, limits)}
-
-
-def bits_of(space: Space, choices: Choices, resources: Sequence[str]) -> dict[str, int]:
-    """Resource -> bits that the plan spends of it."""
-    return {resource: space.bits(resource, choices) for resource in resources}
-
-
 def seeds(
     space: Space,
     *,
     settings: Sequence[Knob],
     compared: Sequence[str],
     limits: Mapping[str, int],
+    anchors: Sequence[Anchor],
     trials: int,
 ) -> list[Seed]:
     """The trials to queue before a sampler is asked, none twice.
 
-    First the optimum under the budgets, then each uniform plan within them and the optimum at
-    its cost, then optima half-way between neighbouring uniform plans. The baselines take no more
-    than all trials, the half-way points no more than half of them.
+    First the optimum under the budgets, then for each anchor its uniform plan and its optimum,
+    then optima half-way between neighbouring anchors. The baselines take no more than all
+    trials, the half-way points no more than half of them.
 
     Args:
         space: What is searched.
         settings: The knobs of the guided space; empty for the direct one.
         compared: Resources that tie an optimum to the cost of a uniform plan.
         limits: Resource -> the most bits that a budget allows.
+        anchors: Where plans are compared.
         trials: How many trials the study has.
     """
     found: dict[Choices, Seed] = {}
@@ -95,25 +66,19 @@ def seeds(
         if source == "uniform" or choices not in found:
             found[choices] = seed
 
-    uniform = uniform_within(space, limits)
     if limits:
         add("allocation", optimum(space, space.damage, limits))
-    for anchor, choices in uniform.items():
-        add("uniform", choices, anchor)
-        bounds = tightest(bits_of(space, choices, compared), limits)
-        add("allocation", optimum(space, space.damage, bounds), anchor)
+    for anchor in anchors:
+        if anchor.uniform is not None:
+            add("uniform", anchor.uniform, anchor.uniform_name)
+        add("allocation", anchor.allocation, anchor.name)
     baselines = list(found.values())[:trials]
-    for low, high in itertools.pairwise(uniform.values()):
-        ends = bits_of(space, low, compared), bits_of(space, high, compared)
-        middle = {name: (ends[0][name] + ends[1][name]) // 2 for name in compared}
-        add("allocation", optimum(space, space.damage, tightest(middle, limits)))
+    for low, high in itertools.pairwise(anchors):
+        middle = {
+            name: (low.limits[name] + high.limits[name]) // 2
+            for name in compared
+            if name in low.limits and name in high.limits
+        }
+        add("allocation", optimum(space, space.damage, {**limits, **middle}))
     halfway = list(found.values())[len(baselines) :]
     return baselines + halfway[: max(0, trials // 2 - len(baselines))]
-
-
-def tightest(bounds: Mapping[str, int], limits: Mapping[str, int]) -> dict[str, int]:
-    """Resource -> the lower of the two bounds, where both have one."""
-    return {
-        name: min(table[name] for table in (bounds, limits) if name in table)
-        for name in {**bounds, **limits}
-    }

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mpq.errors import ConfigError
-from mpq.search.objective import Objective
+from mpq.search.anchors import (
+    TARGET_RESOURCE,
+    Anchor,
+    Which,
+    compared_resources,
+    make_anchors,
+)
+from mpq.search.objective import Objective, quality_objective
 from mpq.search.space import Space, allowed_bits, resource_of
 
 MAX_DIRECT_GROUPS = 128
@@ -24,6 +31,10 @@ class SearchSettings:
         seed: Of every random draw.
         budget: Cost measure -> bound.
         pruner: One of `samplers.PRUNERS`.
+        targets: Values of weight_bits at which plans are refined and compared.
+        anchors: "all", or "targets" to leave out the costs of the uniform plans.
+        rungs: Shares of the windows that a trial is judged on one after the other, ascending,
+            the last 1.
         timeout_seconds: After which no trial starts; None for no limit.
     """
 
@@ -34,6 +45,9 @@ class SearchSettings:
     seed: int = 0
     budget: Mapping[str, float] = field(default_factory=dict)
     pruner: str = "none"
+    targets: tuple[float, ...] = ()
+    anchors: Which = "all"
+    rungs: tuple[float, ...] = (1.0,)
     timeout_seconds: float | None = None
 
 
@@ -51,12 +65,36 @@ def budget_limits(space: Space, budget: Mapping[str, float]) -> dict[str, int]:
     return limits
 
 
+def traded_resources(objectives: Sequence[Objective]) -> list[str]:
+    """The resources whose costs are objectives, each once, in their order."""
+    return list(dict.fromkeys(o.resource for o in objectives if o.source == "cost"))
+
+
+def anchors_of(
+    space: Space, settings: SearchSettings, objectives: Sequence[Objective]
+) -> tuple[Anchor, ...]:
+    """The anchors of a search, narrowest first; see `make_anchors`.
+
+    Raises:
+        BudgetError: No plan of the space keeps a budget, or a target is out of reach.
+    """
+    limits = budget_limits(space, settings.budget)
+    return make_anchors(
+        space,
+        objectives,
+        compared=compared_resources(space, traded_resources(objectives), limits),
+        limits=limits,
+        targets=settings.targets,
+        which=settings.anchors,
+    )
+
+
 def check_space(space: Space, settings: SearchSettings, objectives: Sequence[Objective]) -> None:
     """Refuses combinations that cannot search.
 
     Raises:
-        ConfigError: The direct space has too many groups, or nothing holds a guided one back
-            from the widest formats.
+        ConfigError: The direct space has too many groups, nothing holds a guided one back from
+            the widest formats, or targets or rungs ask for objectives that are not there.
     """
     if settings.mode == "direct" and len(space.groups) > MAX_DIRECT_GROUPS:
         raise ConfigError(
@@ -65,8 +103,20 @@ def check_space(space: Space, settings: SearchSettings, objectives: Sequence[Obj
             "dimensions and Optuna's time for each trial grows with them; "
             'use space.mode = "guided"'
         )
-    is_costed = settings.budget or any(objective.source == "cost" for objective in objectives)
-    if settings.mode == "guided" and not is_costed:
+    quality = quality_objective(objectives)
+    if len(settings.rungs) > 1 and (quality is None or quality.source != "windows"):
+        raise ConfigError(
+            "search.rungs judges plans by the windows of the first measure that is no cost (kl, "
+            f"loss, perplexity, accuracy); got {[o.name for o in objectives]}; put one of these "
+            "first, or use search.rungs = [1.0]"
+        )
+    traded = traded_resources(objectives)
+    if settings.targets and TARGET_RESOURCE not in traded:
+        raise ConfigError(
+            "search.targets are values of weight_bits, which must be among search.objectives; "
+            f"got {[o.name for o in objectives]}; for one bound use [search.budget]"
+        )
+    if settings.mode == "guided" and not (settings.budget or traded):
         raise ConfigError(
             "a guided search needs a cost to trade: without a cost among search.objectives "
             f"({[o.name for o in objectives]}) or a [search.budget] every trial would be the plan "

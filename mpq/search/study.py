@@ -12,15 +12,23 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mpq.search.anchors import compared_resources
 from mpq.search.front import TrialRecord
-from mpq.search.guided import Knob, knobs
+from mpq.search.guided import Knob, knobs, ladder, uniform_stops
 from mpq.search.interrupts import Interrupts
 from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
+from mpq.search.rungs import pruner_shares, rung_ranges
 from mpq.search.samplers import make_pruner, make_sampler, silence_optuna
-from mpq.search.seeds import compared_resources, seeds
-from mpq.search.settings import SearchSettings, budget_limits, check_space
-from mpq.search.space import Choices, Space
+from mpq.search.seeds import seeds
+from mpq.search.settings import (
+    SearchSettings,
+    anchors_of,
+    budget_limits,
+    check_space,
+    traded_resources,
+)
+from mpq.search.space import Choices, IntArray, Space
 from mpq.search.trial import RESULT, Judge, direct_params, read_record
 from mpq.search.workers import (
     QUEUED,
@@ -49,6 +57,7 @@ class Search:
         settings: What the search was told.
         quality: The first objective that is no cost; None when all are.
         compared: Resources in which a plan must not cost more than the one it is compared with.
+        anchors: The costs at which plans are refined and compared, narrowest first.
         limits: Resource -> the most bits that the budgets allow.
         loop_seconds: Wall time of the trials that this process ran.
         forward_seconds: Its share spent in the model and the measures.
@@ -90,8 +99,10 @@ class Search:
         self.quality = quality_objective(objectives)
         self.limits = budget_limits(space, settings.budget)
         check_space(space, settings, self.objectives)
-        traded = list(dict.fromkeys(o.resource for o in objectives if o.source == "cost"))
+        traded = traded_resources(objectives)
         self.compared = compared_resources(space, traded, self.limits)
+        self.anchors = anchors_of(space, settings, self.objectives)
+        ladders = {name: self._ladder(name) for name in traded}
         self.loop_seconds = 0.0
         self.forward_seconds = 0.0
         self.num_run = 0
@@ -99,16 +110,22 @@ class Search:
         self._interrupts = Interrupts()
         self._knobs: tuple[Knob, ...] = ()
         if settings.mode == "guided":
-            self._knobs = knobs(space, traded, self.limits)
+            self._knobs = knobs(space, ladders)
+        shares: Sequence[float] = settings.rungs
+        if settings.pruner != "none":
+            shares = pruner_shares(evaluate.num_windows, evaluate.batch_size)
         self._judge = Judge(
             space=space,
             objectives=self.objectives,
             knobs=self._knobs,
-            traded=tuple(traded),
+            ladders=ladders,
             limits=self.limits,
+            compared=self.compared,
+            anchors=self.anchors,
             evaluate=evaluate,
             functions=functions or {},
             pruner=settings.pruner,
+            rungs=rung_ranges(shares, evaluate.num_windows, evaluate.batch_size),
             interrupts=self._interrupts,
         )
         self._seeds = seeds(
@@ -116,6 +133,7 @@ class Search:
             settings=self._knobs,
             compared=self.compared,
             limits=self.limits,
+            anchors=self.anchors,
             trials=settings.trials,
         )
         self._sampler = make_sampler(settings.sampler, seed=settings.seed, trials=settings.trials)
@@ -125,13 +143,20 @@ class Search:
             self.objectives,
             digest=space.digest,
             sampler=self._sampler,
-            pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs())),
+            pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs)),
         )
         self._num_params = len(self._knobs) or len(space.groups)
         self._started = 0.0
         self._reclaimed = -math.inf
         self._current: int | None = None
         self._records: dict[int, TrialRecord] = {}
+
+    def _ladder(self, resource: str) -> IntArray:
+        """The budgets that trials aim at: from the narrowest anchor to the widest."""
+        stops = {a.limits[resource] for a in self.anchors if resource in a.limits}
+        if self.settings.anchors == "all" or not stops:
+            stops |= uniform_stops(self.space, resource)
+        return ladder(stops, self.limits.get(resource))
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial of the study, whoever ran it, by number."""
@@ -244,13 +269,12 @@ class Search:
             self._read(trials),
             self.objectives,
             quality=self.quality,
-            compared=self.compared,
-            limits=self.limits,
+            anchors=self.anchors,
         )
         if found is None:
             return False
         lineage, choices = found
-        more = {"source": "refine", "parent": lineage.best.number, "anchor": lineage.anchor}
+        more = {"source": "refine", "parent": lineage.best.number, "anchor": lineage.anchor.name}
         self._queue(choices, lineage.best.params, more)
         return True
 
@@ -261,13 +285,14 @@ class Search:
         trials = self._sampler.trials
         self._refuse_surplus(trial, trials)
         forward = self._evaluate.forward_seconds
-        result, pruned = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
+        result = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
         result["seconds"] = time.perf_counter() - self._started
         result["forward_seconds"] = self._evaluate.forward_seconds - forward
         trial.set_user_attr(RESULT, result)
-        if pruned:
+        if result["state"] == "pruned":
             raise optuna.TrialPruned
-        return tuple(result["values"])
+        # What all trials have seen: the values of a study compare.
+        return tuple(result.get("first_rung") or result["values"])
 
     def _refuse_surplus(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """Fails the trial when the study has enough of its sort, or the same plan is queued."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpq.cost import COST_MEASURES, Cost
-from mpq.search.front import TrialRecord
-from mpq.search.guided import Knob, decode
+from mpq.search.anchors import Anchor
+from mpq.search.front import State, TrialRecord
+from mpq.search.guided import Knob, Ladders, decode
 from mpq.search.interrupts import Interrupts
 from mpq.search.objective import (
     Evaluate,
@@ -20,6 +20,7 @@ from mpq.search.objective import (
     objective_values,
     quality_objective,
 )
+from mpq.search.rungs import Seen, bracket, is_hopeless
 from mpq.search.space import Choices, FloatArray, Space
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def direct_params(space: Space, choices: Choices) -> dict[str, int]:
     return dict(zip(names, choices, strict=True))
 
 
+BASELINES = ("uniform", "allocation")
+"""Sources of the plans that others are measured by: judged on all windows, whatever they show."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
     """Turns trials into results.
@@ -48,28 +53,34 @@ class Judge:
         space: What is searched.
         objectives: In the order of the study.
         knobs: What a guided trial sets; empty in the direct space.
-        traded: Resources whose cost is an objective.
+        ladders: Resource whose cost is an objective -> budgets that trials aim at.
         limits: Resource -> the most bits that the budgets allow.
+        compared: Resources in which a plan must not cost more than the one it is compared with.
+        anchors: Where refinements work.
         evaluate: Measures a plan.
         functions: The objectives that are functions of the user's.
         pruner: "none", or which of `samplers.PRUNERS` may stop a sampler's trial.
+        rungs: Ranges of windows that a trial sees one after the other.
         interrupts: Told while a plan is measured: the only part of a trial that may be cut short.
     """
 
     space: Space
     objectives: tuple[Objective, ...]
     knobs: tuple[Knob, ...]
-    traded: tuple[str, ...]
+    ladders: Ladders
     limits: Mapping[str, int]
+    compared: Sequence[str]
+    anchors: Sequence[Anchor]
     evaluate: Evaluate
     functions: Mapping[str, UserFunction]
     pruner: str
+    rungs: Sequence[tuple[int, int]]
     interrupts: Interrupts = field(default_factory=Interrupts)
 
     def judge(
         self, trial: Trial, queued: Mapping[str, Any] | None, records: Sequence[TrialRecord]
-    ) -> tuple[dict[str, Any], bool]:
-        """What `RESULT` holds, but for the times; and whether the pruner stopped the trial.
+    ) -> dict[str, Any]:
+        """What `RESULT` holds, but for the times.
 
         Args:
             trial: Whose parameters are drawn and whose constraints are set.
@@ -84,9 +95,11 @@ class Judge:
             "choices": list(choices),
             "digest": plan.digest,
             "costs": {name: float(getattr(cost, name)) for name in COST_MEASURES},
+            "state": "complete",
             "feasible": True,
             "evaluated": True,
             "reused": False,
+            "judged": 0,
         }
         for resource, limit in self.limits.items():
             excess = self.space.bits(resource, choices) - limit
@@ -95,36 +108,35 @@ class Judge:
         if not result["feasible"]:
             result["evaluated"] = False
             result["values"] = self._stand_in(choices, cost, records)
-            return result, False
-        known = next((r for r in records if r.choices == choices and r.is_candidate), None)
-        if known is not None:
-            result |= {"reused": True, "values": list(known.values)}
-            result["windows"] = None if known.windows is None else known.windows.tolist()
-            self._report(trial, known.windows)
-            return result, False
-        windows, pruned = self._measure(trial, plan, result["source"] == "sampler")
-        with self.interrupts.allowed():
-            functions = {name: float(function(plan)) for name, function in self.functions.items()}
-        result["values"] = list(objective_values(self.objectives, cost, windows, functions))
-        quality = quality_objective(self.objectives)
-        if quality is not None and quality.source == "windows":
-            result["windows"] = windows[quality.measured].tolist()
-        return result, pruned
+            return result
+        known = self._known(choices, result["source"], records)
+        if known is None:
+            return result | self._measure(trial, plan, cost, result, records)
+        self._report(trial, known.windows)
+        return result | {
+            "reused": True,
+            "state": known.state,
+            "values": list(known.values),
+            "first_rung": list(known.first_rung),
+            "windows": None if known.windows is None else known.windows.tolist(),
+        }
 
-    def rungs(self) -> list[tuple[int, int]]:
-        """Ranges of windows, in whole batches, that a pruner sees one after the other."""
-        batch = self.evaluate.batch_size
-        num_batches = -(-self.evaluate.num_windows // batch)
-        ends = np.unique(np.linspace(0, num_batches, min(RUNGS, num_batches) + 1).round())
-        edges = [min(int(end) * batch, self.evaluate.num_windows) for end in ends]
-        return list(itertools.pairwise(edges))
+    def _known(
+        self, choices: Choices, source: str, records: Sequence[TrialRecord]
+    ) -> TrialRecord | None:
+        """A finished trial of the same plan; for a baseline one on all windows."""
+        for record in records:
+            is_enough = record.is_candidate if source in BASELINES else record.is_comparable
+            if record.choices == choices and is_enough:
+                return record
+        return None
 
     def _draw(self, trial: Trial, queued: Mapping[str, Any] | None) -> Choices:
         """The trial's parameters, and the plan that they (or the queue) name."""
         if self.knobs:
             params = {k.name: trial.suggest_float(k.name, k.low, k.high) for k in self.knobs}
             if queued is None:
-                return decode(self.space, params, self.traded, self.limits)
+                return decode(self.space, params, self.ladders, self.limits)
             return tuple(queued["choices"])
         return tuple(
             trial.suggest_int(f"choice.{group.name}", 0, len(group.candidates) - 1)
@@ -132,28 +144,67 @@ class Judge:
         )
 
     def _measure(
-        self, trial: Trial, plan: Plan, may_prune: bool
-    ) -> tuple[dict[str, FloatArray], bool]:
-        """Measure -> values of the windows seen, and whether the pruner stopped the trial."""
-        if self.pruner == "none":
-            with self.interrupts.allowed():
-                return dict(self.evaluate(plan)), False
-        measured = self.objectives[0].measured
+        self,
+        trial: Trial,
+        plan: Plan,
+        cost: Cost,
+        result: Mapping[str, Any],
+        records: Sequence[TrialRecord],
+    ) -> dict[str, Any]:
+        """State, values and windows of a plan, judged rung by rung."""
+        with self.interrupts.allowed():
+            functions = {name: float(function(plan)) for name, function in self.functions.items()}
+        quality = quality_objective(self.objectives)
         parts: list[Mapping[str, FloatArray]] = []
-        for first, last in self.rungs():
+        found: dict[str, Any] = {"first_rung": []}
+        for first, last in self.rungs:
             with self.interrupts.allowed():
                 parts.append(self.evaluate(plan, first, last))
             seen = _joined(parts)
-            self._report(trial, seen[measured], since=first)
-            if may_prune and last < self.evaluate.num_windows and trial.should_prune():
-                return seen, True
-        return seen, False
+            found["values"] = list(objective_values(self.objectives, cost, seen, functions))
+            found["judged"] = last
+            if quality is not None and quality.source == "windows":
+                found["windows"] = seen[quality.measured].tolist()
+            if first == 0 and last < self.evaluate.num_windows:
+                found["first_rung"] = found["values"]
+            self._report(trial, seen.get(self.objectives[0].measured), since=first)
+            found["state"] = self._state(trial, {**result, **found}, records)
+            if found["state"] != "complete":
+                break
+        return found
+
+    def _state(
+        self, trial: Trial, found: Mapping[str, Any], records: Sequence[TrialRecord]
+    ) -> State:
+        """Whether a trial that has come this far is stopped, and by what."""
+        if found["judged"] == self.evaluate.num_windows or found["source"] in BASELINES:
+            return "complete"
+        if self.pruner != "none":
+            may_prune = found["source"] == "sampler" and trial.should_prune()
+            return "pruned" if may_prune else "complete"
+        quality = quality_objective(self.objectives)
+        if quality is None or "windows" not in found:
+            return "complete"
+        choices = tuple(found["choices"])
+        seen = Seen(
+            choices=choices,
+            windows=np.array(found["windows"], dtype=np.float64),
+            first_values=found["first_rung"],
+        )
+        limits = next(
+            (anchor.limits for anchor in self.anchors if anchor.name == found.get("anchor")),
+            bracket(self.space, choices, self.ladders, self.compared),
+        )
+        is_out = is_hopeless(
+            seen, self.space, records, self.objectives, quality=quality, limits=limits
+        )
+        return "dropped" if is_out else "complete"
 
     def _report(self, trial: Trial, windows: FloatArray | None, since: int = 0) -> None:
         """Tells the pruner of every rung that ends among these windows, from `since` on."""
         if self.pruner == "none" or windows is None:
             return
-        for step, (first, last) in enumerate(self.rungs(), start=1):
+        for step, (first, last) in enumerate(self.rungs, start=1):
             if since < last <= len(windows):
                 # Wilcoxon's test pairs the rungs themselves, the other pruners compare what
                 # was seen so far.
@@ -170,7 +221,7 @@ class Judge:
         """
         values = []
         for index, objective in enumerate(self.objectives):
-            measured = [r.values[index] for r in records if r.is_candidate]
+            measured = [r.first_values[index] for r in records if r.is_comparable]
             if objective.source == "cost":
                 values.append(float(getattr(cost, objective.name)))
             elif measured:
@@ -192,11 +243,12 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
     windows = result.get("windows")
     return TrialRecord(
         number=trial.number,
-        state="pruned" if trial.state.name == "PRUNED" else "complete",
+        state=result["state"],
         source=result["source"],
         choices=tuple(result["choices"]),
         digest=result["digest"],
         values=tuple(result["values"]),
+        first_rung=tuple(result.get("first_rung", ())),
         costs=result["costs"],
         is_feasible=result["feasible"],
         is_evaluated=result["evaluated"],
@@ -204,6 +256,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         seconds=result["seconds"],
         forward_seconds=result["forward_seconds"],
         windows=None if windows is None else np.array(windows, dtype=np.float64),
+        num_judged=result["judged"],
         params=dict(trial.params),
         parent=result.get("parent"),
         anchor=result.get("anchor", ""),

@@ -17,8 +17,8 @@ def test_a_dry_run_counts_the_work(capsys):
     print_dry_run(load_subject(config), Path("somewhere"))
     said = capsys.readouterr().out
     # 3 windows in batches of 2: 2 a trial and for the reference; 2 windows are held out: 1 batch
-    # for each of 3 * 2 baselines, 3 plans of the front and the reference.
-    assert f"{16 * 2 + 10 * 1} batches" in said
+    # for each of 3 at the one uniform plan within the budget, 3 of the front, the reference.
+    assert f"{16 * 2 + 7 * 1} batches" in said
     for part in ("41 searched in 23 groups, 1 fixed", "fixed at bfp8", "weight_bits 4.5", "10^7"):
         assert part in said
 

@@ -3,8 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from mpq.search.guided import decode, knobs, ladder, neutral_params, optimum, reweighted
-from mpq.search.seeds import bits_of, within
+from mpq.search.anchors import bits_of, within
+from mpq.search.guided import (
+    decode,
+    knobs,
+    ladder,
+    neutral_params,
+    optimum,
+    reweighted,
+    uniform_stops,
+)
 from tests.search.synthetic import FORMATS, Problem, make_sites, make_space
 
 RESOURCE = "weight_bits"
@@ -15,8 +23,12 @@ def space():
     return make_space(Problem(make_sites(3)))
 
 
-def settings_of(space, limits=None):
-    return knobs(space, [RESOURCE], limits or {})
+def ladders(space, limit=None):
+    return {RESOURCE: ladder(uniform_stops(space, RESOURCE), limit)}
+
+
+def settings_of(space, limit=None):
+    return knobs(space, ladders(space, limit))
 
 
 def test_neutral_knobs_decode_to_the_optimum_of_the_profile(space):
@@ -24,7 +36,7 @@ def test_neutral_knobs_decode_to_the_optimum_of_the_profile(space):
         for choices in (low, high):
             bits = bits_of(space, choices, [RESOURCE])
             params = neutral_params(space, settings_of(space), bits)
-            assert decode(space, params, [RESOURCE], {}) == optimum(space, space.damage, bits)
+            assert decode(space, params, ladders(space), {}) == optimum(space, space.damage, bits)
 
 
 def test_the_optimum_is_the_best_of_all_plans():
@@ -43,16 +55,16 @@ def test_the_optimum_is_the_best_of_all_plans():
 def test_full_shrink_decodes_to_the_uniform_plans(space):
     for choices in space.uniform.values():
         params = neutral_params(space, settings_of(space), bits_of(space, choices, [RESOURCE]))
-        assert decode(space, params | {"shrink": 1.0}, [RESOURCE], {}) == choices
+        assert decode(space, params | {"shrink": 1.0}, ladders(space), {}) == choices
 
 
 def test_every_decoded_plan_keeps_its_target_and_the_budget(space):
     limits = {RESOURCE: space.bits(RESOURCE, space.uniform["bfp4"])}
-    settings = settings_of(space, limits)
+    settings = settings_of(space, limits[RESOURCE])
     rng = np.random.default_rng(0)
     for _ in range(50):
         params = {knob.name: float(rng.uniform(knob.low, knob.high)) for knob in settings}
-        choices = decode(space, params, [RESOURCE], limits)
+        choices = decode(space, params, ladders(space, limits[RESOURCE]), limits)
         assert within(space, choices, limits)
         assert space.mean_bits(RESOURCE, choices) <= params["bits.weight"] + 1e-9
 
@@ -63,7 +75,7 @@ def test_a_multiplier_moves_bits_to_its_kind(space):
     name = "kind.down_proj.weight"
     chosen = {}
     for value in (-1.5, 1.5):
-        choices = decode(space, neutral | {name: value}, [RESOURCE], {})
+        choices = decode(space, neutral | {name: value}, ladders(space), {})
         chosen[value] = sum(
             choice
             for group, choice in zip(space.groups, choices, strict=True)
@@ -92,18 +104,27 @@ def test_forbidden_choices_stay_forbidden(space):
 
 
 def test_the_ladder_holds_the_uniform_costs_and_steps_between(space):
-    rungs = ladder(space, RESOURCE)
     costs = [space.bits(RESOURCE, choices) for choices in space.uniform.values()]
-    assert set(costs) <= set(rungs.tolist())
-    assert len(rungs) == 4 * (len(FORMATS) - 1) + 1
-    assert (np.diff(rungs) > 0).all()
-    capped = ladder(space, RESOURCE, costs[2] + 7)
-    assert capped[-1] == costs[2] + 7
-    assert ladder(space, RESOURCE, 10**12)[-1] == costs[-1]
+    assert uniform_stops(space, RESOURCE) == set(costs)
+    steps = ladder(costs)
+    assert set(costs) <= set(steps.tolist())
+    assert len(steps) == 4 * (len(FORMATS) - 1) + 1
+    assert (np.diff(steps) > 0).all()
+    assert ladder(costs, costs[2] + 7)[-1] == costs[2] + 7
+    assert ladder(costs, 10**12)[-1] == costs[-1]
+    assert ladder([40, 8, 40]).tolist() == [8, 16, 24, 32, 40]
 
 
-def test_without_a_cost_to_trade_there_is_no_target(space):
-    assert all(not knob.name.startswith("bits.") for knob in knobs(space, [], {RESOURCE: 1}))
+def test_without_a_cost_to_trade_there_is_no_aim(space):
+    assert all(not knob.name.startswith("bits.") for knob in knobs(space, {}))
+
+
+def test_a_ladder_of_one_step_needs_no_knob(space):
+    only = {RESOURCE: ladder([space.bits(RESOURCE, space.uniform["bfp3"])])}
+    settings = knobs(space, only)
+    assert all(not knob.name.startswith("bits.") for knob in settings)
+    params = {knob.name: knob.neutral for knob in settings} | {"shrink": 1.0}
+    assert decode(space, params, only, {}) == space.uniform["bfp3"]
 
 
 def test_no_bound_gives_every_group_its_least_damage(space):

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mpq.search.anchors import Anchor, bits_of, make_anchors
 from mpq.search.front import TrialRecord
 from mpq.search.guided import optimum
 from mpq.search.objective import make_objectives
 from mpq.search.prove import bootstrap_mean, compare, prove, spread
-from mpq.search.seeds import bits_of
 from tests.search.synthetic import Problem, make_sites, make_space
 
-KL = make_objectives(["kl"])[0]
+OBJECTIVES = make_objectives(["kl", "weight_bits"])
+KL = OBJECTIVES[0]
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap():
@@ -30,7 +31,10 @@ PLANS = {"uniform": (0,), "allocation": (1,), "found": (2,)}
 
 def judge(uniform, allocation, found, quality=KL):
     windows = {(0,): np.array(uniform), (1,): np.array(allocation), (2,): np.array(found)}
-    return compare("x", PLANS, windows, quality=quality, confidence=0.95, seed=0)
+    anchor = Anchor(
+        name="x", limits={}, uniform=(0,), uniform_name="bfp3", allocation=PLANS["allocation"]
+    )
+    return compare(anchor, PLANS, windows, quality=quality, confidence=0.95, seed=0)
 
 
 def test_the_search_stands_only_where_it_beats_both_baselines():
@@ -83,10 +87,9 @@ def test_a_proof_judges_baselines_and_front_once_each_on_other_windows():
     proof = prove(
         space,
         records_of(space, problem, plans),
-        make_objectives(["kl", "weight_bits"]),
+        OBJECTIVES,
         heldout,
-        compared=["weight_bits"],
-        limits={},
+        anchors=make_anchors(space, OBJECTIVES, compared=["weight_bits"], limits={}),
         plans=4,
         confidence=0.95,
         seed=0,
@@ -120,16 +123,15 @@ def test_a_budget_is_compared_with_the_widest_uniform_plan_that_keeps_it():
     proof = prove(
         space,
         records,
-        make_objectives(["kl"]),
+        [KL],
         problem,
-        compared=["weight_bits"],
-        limits=limits,
+        anchors=make_anchors(space, [KL], compared=["weight_bits"], limits=limits),
         plans=4,
         confidence=0.95,
         seed=0,
         on_plan=lambda *_: None,
     )
-    assert [one.anchor for one in proof.comparisons] == ["bfp4"]
+    assert [(one.anchor, one.rival) for one in proof.comparisons] == [("budget", "bfp4")]
     assert proof.comparisons[0].choices == choices
 
 

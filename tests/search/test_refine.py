@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mpq.search.anchors import AT_BUDGET, make_anchors, within
 from mpq.search.front import TrialRecord
 from mpq.search.objective import make_objectives
-from mpq.search.refine import AT_BUDGET, is_better, lineages, propose
-from mpq.search.seeds import within
+from mpq.search.refine import is_better, lineages, propose
 from tests.search.synthetic import Problem, make_sites, make_space
 
 OBJECTIVES = make_objectives(["kl", "weight_bits"])
@@ -41,7 +41,12 @@ def record(space, number, choices, kl=None, *, problem=None, **more):
 
 
 def standing(space, records, limits=None, objectives=OBJECTIVES):
-    return lineages(space, records, objectives, quality=KL, compared=COMPARED, limits=limits or {})
+    anchors = anchors_of(space, objectives, limits)
+    return lineages(space, records, objectives, quality=objectives[0], anchors=anchors)
+
+
+def anchors_of(space, objectives=OBJECTIVES, limits=None, **more):
+    return make_anchors(space, objectives, compared=COMPARED, limits=limits or {}, **more)
 
 
 def test_a_lineage_stands_at_the_best_plan_at_a_uniform_plans_cost(space):
@@ -49,7 +54,7 @@ def test_a_lineage_stands_at_the_best_plan_at_a_uniform_plans_cost(space):
     cheap = tuple(min(c, 1) for c in uniform[1])
     records = [record(space, i, choices, kl=5.0 - i) for i, choices in enumerate(uniform)]
     records.append(record(space, 9, (0, *cheap[1:]), kl=0.5))
-    found = {one.anchor: one.best.number for one in standing(space, records)}
+    found = {one.anchor.name: one.best.number for one in standing(space, records)}
     assert found == {"bfp2": 0, "bfp3": 9, "bfp4": 9, "bfp5": 9, "bfp6": 9}
 
 
@@ -65,7 +70,7 @@ def test_a_child_replaces_its_parent_only_by_the_paired_test(space):
             record(space, 1, moved, kl=0.99), windows=windows, source="refine", anchor="bfp3"
         )
         assert is_better(child, parent, KL, OBJECTIVES) is wins
-        found = {one.anchor: one.best for one in standing(space, [parent, child])}
+        found = {one.anchor.name: one.best for one in standing(space, [parent, child])}
         assert found["bfp3"] is (child if wins else parent)
 
 
@@ -89,10 +94,8 @@ def test_budgets_alone_make_one_lineage(space):
         replace(record(space, i, choices, kl=5.0 - i), values=(5.0 - i,))
         for i, choices in enumerate(space.uniform.values())
     ]
-    found = lineages(
-        space, records, objectives, quality=objectives[0], compared=COMPARED, limits=limits
-    )
-    assert [(one.anchor, one.best.number, one.limits) for one in found] == [(AT_BUDGET, 2, limits)]
+    (one,) = standing(space, records, limits, objectives)
+    assert (one.anchor.name, one.best.number, one.anchor.limits) == (AT_BUDGET, 2, limits)
 
 
 def test_proposals_are_new_keep_the_cost_and_take_turns(space, problem):
@@ -103,11 +106,11 @@ def test_proposals_are_new_keep_the_cost_and_take_turns(space, problem):
     anchors = []
     for number in range(10, 19):
         lineage, choices = propose(
-            space, records, OBJECTIVES, quality=KL, compared=COMPARED, limits={}
+            space, records, OBJECTIVES, quality=KL, anchors=anchors_of(space)
         )
         assert choices not in {r.choices for r in records}
-        assert within(space, choices, lineage.limits)
-        anchors.append(lineage.anchor)
+        assert within(space, choices, lineage.anchor.limits)
+        anchors.append(lineage.anchor.name)
         records.append(
             record(
                 space,
@@ -115,7 +118,7 @@ def test_proposals_are_new_keep_the_cost_and_take_turns(space, problem):
                 choices,
                 problem=problem,
                 source="refine",
-                anchor=lineage.anchor,
+                anchor=lineage.anchor.name,
                 parent=lineage.best.number,
             )
         )
@@ -130,5 +133,5 @@ def test_when_everything_was_tried_there_is_no_proposal():
     space = make_space(problem, formats=("bfp2", "bfp3"))
     plans = [tuple(int(bit) for bit in f"{index:04b}") for index in range(16)]
     records = [record(space, i, plan, problem=problem) for i, plan in enumerate(plans)]
-    found = propose(space, records, OBJECTIVES, quality=KL, compared=COMPARED, limits={})
+    found = propose(space, records, OBJECTIVES, quality=KL, anchors=anchors_of(space))
     assert found is None

@@ -1,14 +1,9 @@
 import pytest
 
-from mpq.search.guided import decode, knobs, optimum
-from mpq.search.seeds import (
-    bits_of,
-    compared_resources,
-    seeds,
-    tightest,
-    uniform_within,
-    within,
-)
+from mpq.search.anchors import bits_of, make_anchors, within
+from mpq.search.guided import decode, knobs, ladder, optimum, uniform_stops
+from mpq.search.objective import make_objectives
+from mpq.search.seeds import seeds
 from tests.search.synthetic import FORMATS, Problem, make_sites, make_space
 
 RESOURCE = "weight_bits"
@@ -19,10 +14,15 @@ def space():
     return make_space(Problem(make_sites(3)))
 
 
-def make(space, *, limits=None, trials=60, compared=(RESOURCE,)):
-    limits = limits or {}
-    settings = knobs(space, [RESOURCE], limits)
-    return seeds(space, settings=settings, compared=compared, limits=limits, trials=trials)
+def ladders(space):
+    return {RESOURCE: ladder(uniform_stops(space, RESOURCE))}
+
+
+def make(space, *, limits=None, trials=60, **more):
+    common = {"compared": [RESOURCE], "limits": limits or {}}
+    anchors = make_anchors(space, make_objectives(["kl", RESOURCE]), **common, **more)
+    settings = knobs(space, ladders(space))
+    return seeds(space, settings=settings, anchors=anchors, trials=trials, **common)
 
 
 def test_every_uniform_plan_and_the_optimum_at_its_cost_come_first(space):
@@ -39,7 +39,7 @@ def test_every_uniform_plan_and_the_optimum_at_its_cost_come_first(space):
 
 def test_seeds_carry_knobs_that_decode_to_them(space):
     for seed in make(space):
-        assert decode(space, seed.params, [RESOURCE], {}) == seed.choices or not seed.anchor
+        assert decode(space, seed.params, ladders(space), {}) == seed.choices or not seed.anchor
 
 
 def test_under_a_budget_the_first_seed_is_the_optimum_and_all_keep_it(space):
@@ -47,7 +47,20 @@ def test_under_a_budget_the_first_seed_is_the_optimum_and_all_keep_it(space):
     found = make(space, limits=limits)
     assert found[0].choices == optimum(space, space.damage, limits)
     assert all(within(space, seed.choices, limits) for seed in found)
-    assert list(uniform_within(space, limits)) == list(FORMATS[:3])
+    assert [s.anchor for s in found if s.source == "uniform"] == list(FORMATS[:3])
+
+
+def test_targets_alone_spend_nothing_elsewhere(space):
+    found = make(space, targets=[3.7, 5.0], which="targets")
+    assert [(s.source, s.anchor) for s in found] == [
+        ("uniform", "bfp3"),
+        ("allocation", "3.7 bits"),
+        ("uniform", "bfp4"),
+        ("allocation", "5 bits"),
+        ("allocation", ""),
+    ]
+    widest = space.mean_bits(RESOURCE, found[-1].choices)
+    assert 3.7 < widest <= (3.7 + 5.0) / 2
 
 
 def test_few_trials_keep_the_baselines_and_leave_half_to_the_sampler(space):
@@ -55,15 +68,3 @@ def test_few_trials_keep_the_baselines_and_leave_half_to_the_sampler(space):
     many, some = make(space, trials=100), make(space, trials=18)
     assert len(some) == 9
     assert some == many[:9]
-
-
-def test_what_is_compared_covers_whatever_is_searched():
-    weights = make_space(Problem(make_sites(1)))
-    both = make_space(Problem(make_sites(1, activations=True)))
-    assert compared_resources(weights, [], {"kv_bytes": 9}) == ["kv_bytes", "weight_bits"]
-    assert compared_resources(both, ["weight_bits"], {}) == ["weight_bits", "activation_bits"]
-    assert compared_resources(both, ["memory_density"], {}) == ["memory_density"]
-
-
-def test_the_tighter_bound_counts():
-    assert tightest({"a": 3, "b": 5}, {"b": 4, "c": 1}) == {"a": 3, "b": 4, "c": 1}

@@ -267,6 +267,55 @@ def test_hopeless_trials_are_pruned_and_count(tmp_path, pruner):
     assert min(record.values[0] for record in pruned) > best
 
 
+def test_on_rungs_every_trial_sees_the_first_windows_and_the_best_see_all(tmp_path):
+    problem = Problem(make_sites(2))
+    search = make_search(tmp_path, problem, rungs=(0.25, 0.5, 1.0), trials=24, refine=6)
+    search.run()
+    records = search.records()
+    dropped = [record for record in records if record.state == "dropped"]
+    assert len(records) == 30
+    assert {8, 32} <= {len(record.windows) for record in records} <= {8, 16, 32}
+    assert {len(record.windows) for record in dropped} <= {8, 16}
+    assert all(record.source in ("sampler", "refine") for record in dropped)
+    assert not any(record.is_candidate for record in dropped)
+    for record in records:
+        kl = problem(search.space.plan(record.choices))["kl"]
+        assert record.values[0] == pytest.approx(kl[: len(record.windows)].mean())
+        assert record.num_judged == (0 if record.is_reused else len(record.windows))
+        # What the study holds was measured on the same windows for all trials.
+        trial = search.study.get_trials()[record.number]
+        assert trial.values == pytest.approx([kl[:8].mean(), record.values[1]])
+    assert sum(record.num_judged for record in records) < 0.9 * 30 * problem.num_windows
+
+
+def test_an_interrupted_search_on_rungs_ends_like_an_uninterrupted_one(tmp_path):
+    options = {"rungs": (0.25, 1.0), "refine": 6}
+    whole = make_search(tmp_path / "whole", **options)
+    whole.run()
+    stop = Interrupting(make_sites(2), stop_at=24, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        make_search(tmp_path / "broken", stop, **options).run()
+    resumed = make_search(tmp_path / "broken", **options)
+    resumed.run()
+    states = [
+        sorted((record.choices, record.state) for record in search.records())
+        for search in (whole, resumed)
+    ]
+    assert states[0] == states[1]
+
+
+def test_targets_are_refined_in_turn_and_nothing_else_is(tmp_path):
+    search = make_search(tmp_path, targets=(3.2, 3.7, 5.1), anchors="targets", refine=9)
+    search.run()
+    refined = [record.anchor for record in search.records() if record.source == "refine"]
+    assert {name: refined.count(name) for name in set(refined)} == {
+        "3.2 bits": 3, "3.7 bits": 3, "5.1 bits": 3
+    }  # fmt: skip
+    assert max(record.costs["weight_bits"] for record in search.records()) <= 5.1
+    uniform = {record.anchor for record in search.records() if record.source == "uniform"}
+    assert uniform == {"bfp2", "bfp3", "bfp4"}
+
+
 def test_a_study_of_another_search_is_refused(tmp_path):
     make_search(tmp_path)
     with pytest.raises(RunError, match="made for another search: objectives differ"):
@@ -280,6 +329,10 @@ def test_what_does_not_go_together_is_refused_before_anything_is_stored(tmp_path
         make_search(tmp_path, objectives=("kl",))
     with pytest.raises(BudgetError, match="cheapest plan"):
         make_search(tmp_path, budget={"weight_bits": 1.0})
+    with pytest.raises(ConfigError, match="targets are values of weight_bits"):
+        make_search(tmp_path, targets=(4.0,), objectives=("kl", "memory_density"))
+    with pytest.raises(ConfigError, match="rungs judges plans by the windows of the first"):
+        make_search(tmp_path, rungs=(0.5, 1.0), objectives=("my:function", "weight_bits"))
     with pytest.raises(ConfigError, match="needs exactly one objective"):
         make_search(tmp_path, pruner="median")
     assert list(tmp_path.iterdir()) == []

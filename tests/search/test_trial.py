@@ -2,18 +2,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from mpq.search.guided import knobs
+from mpq.search.guided import knobs, ladder, uniform_stops
 from mpq.search.objective import make_objectives
 from mpq.search.trial import Judge, direct_params
 from tests.search.synthetic import Problem, make_sites, make_space
 
 
 def make_judge(problem, space, **more):
+    ladders = {"weight_bits": ladder(uniform_stops(space, "weight_bits"))}
     options = {
         "objectives": make_objectives(["kl", "weight_bits"]),
-        "knobs": knobs(space, ["weight_bits"], {}),
-        "traded": ("weight_bits",),
+        "knobs": knobs(space, ladders),
+        "ladders": ladders,
         "limits": {},
+        "compared": ["weight_bits"],
+        "anchors": (),
+        "rungs": [(0, problem.num_windows)],
         "functions": {},
         "pruner": "none",
     }
@@ -36,26 +40,13 @@ class FakeTrial:
         self.constraints[name] = value
 
 
-@pytest.mark.parametrize(
-    ("num_windows", "batch_size", "expected"),
-    [
-        (32, 4, [(i, i + 4) for i in range(0, 32, 4)]),
-        (10, 4, [(0, 4), (4, 8), (8, 10)]),
-        (3, 8, [(0, 3)]),
-    ],
-)
-def test_rungs_are_whole_batches_that_cover_all_windows(num_windows, batch_size, expected):
-    problem = Problem(make_sites(1), num_windows=num_windows)
-    problem.batch_size = batch_size
-    assert make_judge(problem, make_space(problem)).rungs() == expected
-
-
 def test_a_queued_plan_is_taken_as_it_is_and_the_knobs_are_told_to_the_sampler():
     problem = Problem(make_sites(1))
     space = make_space(problem)
     queued = {"source": "uniform", "anchor": "bfp3", "choices": list(space.uniform["bfp3"])}
-    result, pruned = make_judge(problem, space).judge(FakeTrial(), queued, [])
-    assert not pruned
+    result = make_judge(problem, space).judge(FakeTrial(), queued, [])
+    assert result["state"] == "complete"
+    assert result["judged"] == problem.num_windows
     assert tuple(result["choices"]) == space.uniform["bfp3"]
     assert result["anchor"] == "bfp3"
     assert result["values"][1] == result["costs"]["weight_bits"] == 3.5
@@ -68,11 +59,11 @@ def test_constraints_say_how_far_a_plan_is_over_budget():
     trial = FakeTrial()
     judge = make_judge(problem, space, limits=limits, knobs=())
     queued = {"source": "sampler", "choices": []}
-    result, _ = judge.judge(trial, queued, [])
+    result = judge.judge(trial, queued, [])
     assert trial.constraints == {"weight_bits": -0.5}
     assert result["feasible"]
     tight = make_judge(problem, space, limits={"weight_bits": 1}, knobs=())
-    result, _ = tight.judge(trial, None, [])
+    result = tight.judge(trial, None, [])
     assert not result["evaluated"]
     assert result["values"][0] == pytest.approx(space.predicted_damage((0,) * len(space.groups)))
     assert problem.calls == 1
