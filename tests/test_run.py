@@ -62,7 +62,8 @@ def test_a_new_run_has_its_config_its_provenance_and_its_folders(run):
 
 
 def test_a_run_goes_into_an_empty_directory_and_beside_artefacts_of_a_profile(tmp_path):
-    (tmp_path / "sensitivity_fisher.csv").write_text("site,format,damage,method\n")
+    for name in ("sensitivity_fisher.csv", "values.json", "variance.csv", "statistics.csv"):
+        (tmp_path / name).write_text("whatever a profile wrote\n")
     assert start_run(tmp_path, CONFIG_TABLE, {}).path == tmp_path
 
 

@@ -92,7 +92,7 @@ def measure_values(
     finally:
         if table is not before:
             save(table)
-    _tell_unreached(sites, table)
+    _tell_oddities(sites, table)
     return table
 
 
@@ -153,13 +153,15 @@ def _seen(
     return seen
 
 
-def _tell_unreached(sites: Sequence[Site], table: ValueTable) -> None:
+def _tell_oddities(sites: Sequence[Site], table: ValueTable) -> None:
+    """Warns of sites that were not reached, and of values that are not finite."""
+    seen = [site.name for site in sites if site.name in table.values]
     missed = [site.name for site in sites if site.name not in table.values]
-    if missed:
-        _log.warning(
-            "no value came by at %d of %d sites, so tables leave them out: %s%s",
-            len(missed),
-            len(sites),
-            ", ".join(missed[:5]),
-            ", …" if len(missed) > 5 else "",
-        )
+    broken = [name for name in seen if table.values[name].histogram.num_nonfinite]
+    for what, names in (
+        ("no value came by, so tables leave them out", missed),
+        ("infinities or NaN came by, which count as `nonfinite` only", broken),
+    ):
+        if names:
+            shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            _log.warning("at %d of %d sites %s: %s", len(names), len(sites), what, shown)

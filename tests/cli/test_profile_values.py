@@ -102,6 +102,10 @@ def test_the_second_profile_of_a_run_needs_no_forward_pass(run, tmp_path, monkey
     assert (tmp_path / "run" / "values.json").read_bytes() == before
 
 
+def test_the_flag_offers_every_rule():
+    assert profile_values.RULES == fixed_point.RULES
+
+
 @pytest.mark.parametrize("rule", fixed_point.RULES)
 def test_a_fixed_point_plan_can_be_applied(run, model_dir, tmp_path, rule):
     assert run("statistics", "--fixed-width", "8", "--fixed-rule", rule) == 0

@@ -220,8 +220,22 @@ def test_a_layer_that_no_pass_reaches_is_told_and_left_out(caplog):
         table = measure(model, windows(2))
     assert "spare.weight" in table.values
     assert "spare.input" not in table.values
-    assert "no value came by at 2 of " in caplog.text
-    assert "spare.input, spare.output" in caplog.text
+    assert "at 2 of " in caplog.text
+    assert "no value came by, so tables leave them out: spare.input, spare.output" in caplog.text
+
+
+def test_values_that_are_not_finite_are_told(caplog):
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 4] = torch.inf
+    with caplog.at_level(logging.WARNING, logger="mpq"):
+        table = measure(model, windows(2))
+    broken = table.values["model.layers.1.mlp.down_proj.weight"]
+    assert broken.histogram.num_nonfinite == 1
+    assert broken.moments.count == 32 * 48 - 1
+    assert "infinities or NaN came by" in caplog.text
+    assert "model.layers.1.mlp.down_proj.weight" in caplog.text
+    assert "layers.0" not in caplog.text
 
 
 # --- resuming -------------------------------------------------------------------------------
