@@ -14,7 +14,7 @@ from mpq.search.objective import Evaluate
 from mpq.search.space import Choices, FloatArray, Space
 
 STEPS_PER_BIT = 4
-"""Budgets from one uniform plan to the next: those that a guided search aims at as well."""
+"""Budgets from one uniform plan to the next: those whose optima every study starts from."""
 
 SIGNIFICANCE = 0.05
 
@@ -78,8 +78,8 @@ def against_optima(
 def budgets_of(space: Space) -> list[int]:
     """Bits, from the narrowest uniform plan to the widest: each rung, and half-way to the next.
 
-    The rungs are `STEPS_PER_BIT` from one uniform plan to the next, which is where guided
-    searches aim; half-way between them nothing aims.
+    There are `STEPS_PER_BIT` rungs from one uniform plan to the next, the ladder whose optima are
+    among the first trials of every study. Half-way between them a study may well have no plan.
     """
     costs = [space.bits("weight_bits", choices) for choices in space.uniform.values()]
     steps = 2 * STEPS_PER_BIT * (len(costs) - 1)

@@ -20,6 +20,7 @@ TINY = {
     "data.heldout_tokens": 256,
     "space.formats": ["bfp3", "bfp4", "bfp5"],
     "search.trials": 8,
+    "search.targets": [4.0],
 }
 
 
@@ -47,7 +48,8 @@ def problem():
 
 def study_of(samplers, problem, out, arm="guided + refine", trials=20, seed=0):
     (arm,) = (one for one in samplers.ARMS if one.name == arm)
-    config = load_search_config(samplers.CONFIG, arm.keys("random", trials, seed))
+    keys = {"search.targets": [], **arm.keys("random", trials, seed)}
+    config = load_search_config(samplers.CONFIG, keys)
     return samplers.run_study(config, make_space(problem), problem, arm, out)
 
 
