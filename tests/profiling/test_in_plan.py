@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from mpq.kernels.fake_quant import quantize
+from mpq.measures import kl_divergence
+from mpq.modeling.sites import places
+from mpq.modeling.wrap import apply_plan, uniform_plan
+from mpq.plans.plan import Plan
+from mpq.profiling.in_plan import damage_in_plan
+from tests.profiling.models import sharp, windows
+
+
+def damage_of(model, plan, data, **options):
+    wanted = [place.site for place in places(model)]
+    return damage_in_plan(model, data, plan, wanted, seed=0, **options)
+
+
+def joint_kl(model, plan, data):
+    with torch.no_grad():
+        reference = model(data).logits[:, :-1]
+        with apply_plan(model, plan):
+            return float(kl_divergence(model(data).logits[:, :-1], reference).mean())
+
+
+def expansion(model, plan, place, data):
+    """gᵀδ + ½ δᵀFδ by plain autograd, window by window, with the model's weights replaced."""
+    own = {p: p.data.clone() for p in model.parameters()}
+    with torch.no_grad():
+        reference = model(data).logits[:, :-1].softmax(-1)
+    for other in places(model):
+        if other.site.name in plan.formats:
+            whole = other.parameter.data.clone()
+            part = slice(None) if other.part is None else other.part
+            whole[part] = quantize(whole[part], plan.formats[other.site.name], other.site.axis)
+            other.parameter.data = whole
+    part = slice(None) if place.part is None else place.part
+    delta = (own[place.parameter] - place.parameter.data)[part]
+    generator = torch.Generator().manual_seed(0)
+    total = 0.0
+    for row, target in zip(data, reference, strict=True):
+        log_p = model(row[None]).logits[0, :-1].log_softmax(-1)
+        (gradient,) = torch.autograd.grad(
+            -(target * log_p).sum(), place.parameter, retain_graph=True
+        )
+        total += float((gradient[part] * delta).sum())
+        labels = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+        (gradient,) = torch.autograd.grad(log_p.gather(1, labels).sum(), place.parameter)
+        total += 0.5 * float((gradient[part] * delta).square().sum())
+    for parameter, values in own.items():
+        parameter.data = values
+    return -total / (data.shape[0] * (data.shape[1] - 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llama", "model.layers.0.self_attn.k_proj.weight"),
+        ("gpt2", "transformer.h.0.mlp.c_fc.weight"),  # Conv1D: blocks lie along axis 0
+        ("mixtral", "model.layers.0.mlp.experts.1.down_proj.weight"),  # a slice of 3-D weights
+    ],
+)
+def test_it_is_the_expansion_around_the_plan(family, name):
+    model, data = sharp(family), windows()
+    plan = uniform_plan(model, "bfp3", roles=("weight",))
+    (place,) = [place for place in places(model) if place.site.name == name]
+    expected = expansion(model, plan, place, data)
+    assert abs(expected) > 1e-6
+    assert damage_of(model, plan, data)[name] == pytest.approx(expected, rel=0.02)
+
+
+def test_it_says_what_lifting_a_tensor_gains():
+    model, data = sharp("llama"), windows(64)
+    plan = uniform_plan(model, "bfp5", roles=("weight",))
+    found = damage_of(model, plan, data)
+    before = joint_kl(model, plan, data)
+    gains = {}
+    for name in plan.formats:
+        lifted = Plan(formats={key: fmt for key, fmt in plan.formats.items() if key != name})
+        gains[name] = before - joint_kl(model, lifted, data)
+    names = list(gains)
+    pair = torch.tensor([[gains[name] for name in names], [found[name] for name in names]])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.95
+    assert sum(found.values()) == pytest.approx(sum(gains.values()), rel=0.3)
+
+
+def test_the_model_is_left_as_it_was_and_only_weights_of_the_plan_are_told():
+    model, data = sharp("llama"), windows()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    flags = {name: value.requires_grad for name, value in model.named_parameters()}
+    name = "model.layers.0.mlp.up_proj"
+    plan = Plan.of({f"{name}.weight": "bfp3", f"{name}.input": "bfp4"})
+    told = []
+    found = damage_of(model, plan, data, progress=lambda *args: told.append(args))
+    assert set(found) == {f"{name}.weight"}
+    assert told[-1] == ("backward passes", 16, 16)
+    for key, value in model.named_parameters():
+        assert torch.equal(value, before[key])
+        assert value.requires_grad == flags[key]
+        assert value.grad is None
+
+
+def test_the_positions_may_be_thinned():
+    model, data = sharp("llama"), windows()
+    plan = uniform_plan(model, "bfp4", roles=("weight",))
+    every, some = damage_of(model, plan, data), damage_of(model, plan, data, judge_every=2)
+    pair = torch.tensor([list(every.values()), list(some.values())])
+    assert not torch.equal(pair[0], pair[1])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.8
