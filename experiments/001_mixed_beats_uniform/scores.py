@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from drawing import Drawn, draw_at, draw_over_range
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, kendalltau, spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from mpq.cli.search import start
 from mpq.cli.search_wiring import Evaluation, Subject, load_subject, measure_damage
@@ -147,19 +147,19 @@ def judge(subject: Subject, name: str, plans: Sequence[Drawn], out: Path, say: S
     path = out / JOINT
     rows = read_csv(path) if path.exists() else []
     known = {row["plan"]: float(row["kl"]) for row in rows}
-    evaluate = Evaluation(subject, subject.splits.heldout)
+    missing = [drawn for drawn in plans if key_of(drawn) not in known]
 
     def measure() -> None:
-        for drawn in plans:
-            if (key := key_of(drawn)) in known:
-                continue
+        evaluate = Evaluation(subject, subject.splits.heldout)
+        for drawn in missing:
             plan = Plan(formats={**subject.fixed, **drawn.formats})
             mean = float(np.mean(evaluate(plan)["kl"]))
-            known[key] = float("inf") if np.isnan(mean) else mean
-            rows.append({"plan": key, "set": name, "bits": drawn.bits, "kl": known[key]})
+            known[key_of(drawn)] = kl = float("inf") if np.isnan(mean) else mean
+            rows.append({"plan": key_of(drawn), "set": name, "bits": drawn.bits, "kl": kl})
             write_csv(path, rows)
 
-    timed(out, f"joint KL, {name}", measure, say)
+    if missing:
+        timed(out, f"joint KL, {name}", measure, say)
     return np.array([known[key_of(drawn)] for drawn in plans])
 
 
@@ -216,28 +216,26 @@ def interval(
 ) -> dict[str, float]:
     """A statistic of paired samples, with its percentile bootstrap interval.
 
+    Plans are drawn anew with replacement; a draw of one plan only has no ranking, and is left out.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
     """
-    found = bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    count = len(samples[0])
+    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    values = [
+        statistic(*(sample[rows] for sample in samples)) for rows in drawn if np.ptp(rows) > 0
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
     return {
         "value": round(statistic(*samples), 4),
-        "low": round(float(found.low), 4),
-        "high": round(float(found.high), 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
     }
 
 
-def significant(values: Floats) -> list[float]:
-    """Values with five significant digits, as the file holds them."""
-    return [float(f"{value:.5g}") for value in values]
+def significant(values: Floats) -> list[float | None]:
+    """Values with five significant digits, as the file holds them; None for what is infinite."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
 
 
 def table_of(result: Mapping[str, Any]) -> str:
