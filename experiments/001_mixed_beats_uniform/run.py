@@ -1,72 +1,142 @@
-"""Measures mixed plans against uniform ones of the same cost, on the model that ships with mpq.
+"""Runs the parts of the experiment, resumes them, and writes what they say.
 
-    python experiments/002_against_uniform/run.py [--out DIR]
+    python experiments/001_mixed_beats_uniform/run.py PART... [--out runs/001]
 
-Runs (or resumes) the searches of `SEARCHES` and writes `results.json` and `tables.md` beside this
-file, from the summaries of their run directories. README.md says what the numbers mean.
+From the repository's root. A part that is done is skipped, one that was interrupted goes on.
+README.md beside this file says what the parts are; `report` rewrites results.json, tables.md and
+figures/ from the runs that are there.
 """
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mpq.cli.search import main as search
+from figures import draw_figures
+from report import write_report
+from rivals import measure_rivals
+from samplers import measure_samplers
+from scores import CONFIG as SCORES
+from scores import measure_scores
+from searches import CONFIGS, config_path, jobs_of, run_jobs
+from text import HELDOUT, write_split
+from tokens import measure_tokens
+
+from mpq.cli.console import run_program
+from mpq.config import load_search_config
+from mpq.run import write_json
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = HERE.parents[1] / "search_configs"
-SEARCHES = {
-    "weights only": CONFIGS / "tiny_llama.toml",
-    "weights and activations": CONFIGS / "tiny_llama_w_a.toml",
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How large everything is; the tests have a small one.
+
+    Attributes:
+        configs: Where the searches' TOML files lie.
+        results: Where the report goes.
+        text: Where the split text lies, as the configs name it.
+        seeds: Of the parts that are run with several.
+        tokens: Numbers of search tokens of the part `tokens`.
+        tokens_gemma: The same of the part `tokens_gemma`, which has one seed.
+        rivals: Further keywords of `measure_rivals`.
+        scores_config: What `measure_scores` measures on.
+        scores: Further keywords of it.
+        samplers: Further keywords of `measure_samplers`.
+    """
+
+    configs: Path = HERE / "configs"
+    results: Path = HERE
+    text: Path = Path("runs/wikitext2")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    tokens_gemma: tuple[int, ...] = (1024, 4096, 16384)
+    rivals: Mapping[str, Any] = field(default_factory=dict)
+    scores_config: Path = SCORES
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    samplers: Mapping[str, Any] = field(default_factory=dict)
+
+
+FULL = Setting()
+
+
+def rivals(out: Path, setting: Setting) -> None:
+    """Judges what gemma_int returned on the other tools' windows."""
+    jobs = jobs_of("gemma_int", setting.configs, setting.seeds)
+    measure_rivals(out, jobs=jobs, text=setting.text / HELDOUT, **setting.rivals)
+
+
+def tokens(part: str, out: Path, setting: Setting) -> None:
+    """Searches with ever more tokens, and what they gain on held-out text."""
+    counts, seeds = setting.tokens, setting.seeds
+    if part == "tokens_gemma":
+        counts, seeds = setting.tokens_gemma, setting.seeds[:1]
+    config = config_path(part, setting.configs)
+    results = measure_tokens(out / part, config=config, tokens=counts, seeds=seeds)
+    write_json(out / f"{part}.json", results)
+
+
+def scores(out: Path, setting: Setting) -> None:
+    """Rank correlation of the damage scores with the joint damage."""
+    config = load_search_config(setting.scores_config)
+    write_json(out / "scores.json", measure_scores(config, out / "scores", **setting.scores))
+
+
+def samplers(out: Path, setting: Setting) -> None:
+    """Hypervolume by trial of every sampler."""
+    write_json(out / "samplers.json", measure_samplers(out / "samplers", **setting.samplers))
+
+
+def report(out: Path, setting: Setting) -> None:
+    """results.json, tables.md and figures/."""
+    keys: dict[str, Any] = {"configs": setting.configs, "seeds": setting.seeds}
+    parts = write_report(out, setting.results, **keys)
+    drawn = draw_figures(out, setting.results / "figures", **keys)
+    print(f"results.json and tables.md: {', '.join(parts)}; figures: {len(drawn)} files")
+
+
+MEASUREMENTS: dict[str, Callable[[Path, Setting], None]] = {
+    "rivals": rivals,
+    "tokens": partial(tokens, "tokens"),
+    "tokens_gemma": partial(tokens, "tokens_gemma"),
+    "scores": scores,
+    "samplers": samplers,
+    "report": report,
 }
-PROVENANCE = ("model", "model_fingerprint", "data_sha256", "seed", "python", "versions")
-COLUMNS = ("at the cost of", "bits", "uniform", "allocation", "search", "returned", "margin")
+PARTS = ("text", *CONFIGS, *MEASUREMENTS)
+"""In the order in which they build on each other, which is the order they run in."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs all searches and writes both files; the exit code of the first search that fails."""
+def run_part(part: str, out: Path, setting: Setting) -> int:
+    """The exit code of a part other than `text`."""
+    if part in CONFIGS:
+        return run_jobs(jobs_of(part, setting.configs, setting.seeds), out)
+    return run_program(lambda: MEASUREMENTS[part](out, setting))
+
+
+def main(argv: Sequence[str] | None = None, setting: Setting = FULL) -> int:
+    """The exit code of the first part that fails, or 0."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
+    add = parser.add_argument
+    add("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    add("--out", type=Path, default=Path("runs/001"), help="where the runs lie")
+    add("--wikitext", type=Path, metavar="FILE", help="WikiText-2's wiki.test.raw, for `text`")
     arguments = parser.parse_args(argv)
-    results = {}
-    for title, config in SEARCHES.items():
-        folder = arguments.out / config.stem
-        code = search([str(config), "--out", str(folder)])
+    if "text" in arguments.parts:
+        if arguments.wikitext is None:
+            parser.error("the part `text` splits a file: --wikitext wiki.test.raw")
+        code = run_program(lambda: write_split(arguments.wikitext, setting.text))
         if code:
             return code
-        results[title] = result_of(config.name, folder)
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    tables = [f"### {title}\n\n{table_of(result)}" for title, result in results.items()]
-    (HERE / "tables.md").write_text("\n".join(tables))
+    for part in PARTS[1:]:
+        if part in arguments.parts:
+            code = run_part(part, arguments.out, setting)
+            if code:
+                return code
     return 0
-
-
-def result_of(config: str, folder: Path) -> dict[str, Any]:
-    """What is kept of a run: its config's name, versions, counts and comparisons."""
-    summary = json.loads((folder / "summary.json").read_text())
-    provenance = json.loads((folder / "provenance.json").read_text())
-    kept = {key: provenance[key] for key in PROVENANCE}
-    return {"config": config, "provenance": kept} | {
-        key: summary[key]
-        for key in ("trials", "by_source", "seconds", "forward_seconds", "objectives", "proof")
-    }
-
-
-def table_of(result: Mapping[str, Any]) -> str:
-    """The comparisons as a Markdown table: held-out measure of each plan, margin over uniform."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for one in result["proof"]["comparisons"]:
-        gain, uniform = one["gain_over_uniform"], one["uniform"]["mean"]
-        cost = one["cost"]
-        bits = f"{cost['weight_bits']:.3g}"
-        if "activation_bits" in result["objectives"]:
-            bits += f" + {cost['activation_bits']:.3g}"
-        margin = f"{gain['mean'] / uniform:.1%} [{gain['low'] / uniform:.1%}, "
-        margin += f"{gain['high'] / uniform:.1%}]"
-        means = (f"{one[role]['mean']:.4g}" for role in ("uniform", "allocation", "found"))
-        rows.append((one["anchor"], bits, *means, one["returned"], margin))
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 if __name__ == "__main__":
