@@ -57,9 +57,10 @@ def hypervolume_rows(
 ) -> HypervolumeRows:
     """The hypervolume of the front after each trial, by line; see the module's page.
 
-    Every finished trial counts as one, also those that were pruned or over budget; only measured
-    plans within budget add to the front. Trials are taken in the order of their numbers. A line
-    of several runs shows their median and range, and ends with the shortest of them.
+    Every finished trial counts as one, also those that were stopped early or over budget; only
+    plans within budget that were measured in full add to the front. (Where trials differ in what
+    they cost, forward seconds compare them better.) Trials are taken in the order of their
+    numbers. A line of several runs shows their median and range, and ends with the shortest.
 
     All lines share one box. Where the uniform plans span none (another tool's study; one format),
     it is spanned by all measured plans within budget; where those do not either, everything is 0.
