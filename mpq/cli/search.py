@@ -186,6 +186,7 @@ def open_search(subject: Subject, run: Run) -> Search:
         storage=storage,
         name=name,
         functions={name: evaluate.bind(function) for name, function in functions.items()},
+        in_plan=evaluate.in_plan if config.profile.in_plan else None,
     )
 
 

@@ -9,7 +9,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ class Evaluation:
         """Cuts the split into batches; runs nothing."""
         from mpq.modeling.scoring import Scorer
 
+        self._subject = subject
         self._model = subject.loaded.model
         self._cache = subject.cache
         data = subject.config.data
@@ -103,6 +104,25 @@ class Evaluation:
         )
         return {name: np.asarray(getattr(scores, name).numpy()) for name in MEASURES}
 
+    def in_plan(self, plan: Plan) -> dict[str, float]:
+        """What each searched weight costs within the plan; see `mpq.profiling.in_plan`."""
+        from mpq.profiling.in_plan import damage_in_plan
+
+        start = time.perf_counter()
+        config = self._subject.config
+        data = first_share(self._subject.splits.calibration, config.profile.in_plan)
+        found = damage_in_plan(
+            self._model,
+            data,
+            plan,
+            self._subject.candidates,
+            seed=config.search.seed,
+            judge_every=config.data.judge_every,
+            cache=self._cache,
+        )
+        self._function_seconds += time.perf_counter() - start
+        return found
+
     def bind(self, function: Callable[[Plan, Any], float]) -> UserFunction:
         """A user's function of (plan, model), called with the model under the plan."""
         from mpq.modeling.wrap import apply_plan
@@ -120,6 +140,16 @@ class Evaluation:
 def data_of(split: Any) -> Any:
     """What a scorer takes: the tokens `[N, T]` of windows, or the examples as they are."""
     return split.tokens if hasattr(split, "tokens") else split
+
+
+def first_share(split: Any, share: float) -> Any:
+    """What a scorer takes, of the first windows or examples of a split, at least one."""
+    data = data_of(split)
+    if hasattr(split, "tokens"):
+        return data[: max(1, round(share * len(data)))]
+    count = max(1, round(share * len(data.labels)))
+    rows = ("input_ids", "attention_mask", "labels")
+    return replace(data, **{name: getattr(data, name)[:count] for name in rows})
 
 
 def load_subject(config: SearchConfig) -> Subject:

@@ -1,23 +1,24 @@
 """Refinement: exchanges of bits between groups, at no greater cost, judged window by window.
 
 A search works in lineages, one at each anchor: it starts from the best plan found there, and
-goes on from a child only when a paired test over the windows says that the child is better. What
-was measured so far corrects the profile's damages before exchanges are ranked by them. All of it
-is a function of the finished trials, so a resumed search goes on as if it had never stopped.
+goes on from a child only when a paired test over the windows says that the child is better. The
+profile's damages are corrected before children are ranked by them: by what each group costs
+within the best plan, where somebody can look at it, and by what was measured so far. All of it is
+a function of the finished trials, so a resumed search goes on as if it had never stopped.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mpq.search.anchors import Anchor, within
 from mpq.search.correction import corrected_damage
 from mpq.search.exchange import exchanges
+from mpq.search.expansion import CAUTIONS, damage_around
 from mpq.search.front import TrialRecord, best_record
 from mpq.search.guided import optimum
 from mpq.search.objective import Objective
 from mpq.search.paired import SIGNIFICANCE, p_better
-from mpq.search.space import Choices, Space
+from mpq.search.space import Choices, FloatArray, Space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +46,17 @@ def lineages(
 ) -> list[Lineage]:
     """Where the refinement stands at each anchor that a finished trial keeps, in their order."""
     found = []
+    cheaper: Anchor | None = None
     for anchor in anchors:
         inside = [record for record in records if within(space, record.choices, anchor.limits)]
-        children = [record for record in inside if record.source == "refine"]
-        own = [record for record in children if record.anchor == anchor.name]
-        start = [record for record in inside if record.source != "refine"]
-        best = best_record(start, quality, objectives)
+        others = [record for record in inside if record.source != "refine"]
+        own = [r for r in inside if r.source == "refine" and r.anchor == anchor.name]
+        num_rivals = sum(
+            cheaper is None or not within(space, record.choices, cheaper.limits)
+            for record in others
+        )
+        cheaper = anchor
+        best = _start(anchor, others, num_rivals, quality, objectives)
         if best is None:
             continue
         for child in sorted(own, key=lambda record: record.number):
@@ -58,6 +64,29 @@ def lineages(
                 best = child
         found.append(Lineage(anchor=anchor, best=best, children=len(own)))
     return found
+
+
+def _start(
+    anchor: Anchor,
+    records: Sequence[TrialRecord],
+    num_rivals: int,
+    quality: Objective,
+    objectives: Sequence[Objective],
+) -> TrialRecord | None:
+    """The plan that a lineage starts from: the better baseline, or a trial that beats it.
+
+    The best of many trials looks better than it is. So the one with the best mean replaces the
+    baseline only when the paired test says so at a p-value divided by the number of trials that
+    might have been it (Bonferroni; Dunn, "Multiple Comparisons Among Means", 1961).
+    """
+    baselines = [r for r in records if r.choices in (anchor.allocation, anchor.uniform)]
+    best = best_record(records, quality, objectives)
+    standing = best_record(baselines, quality, objectives)
+    if best is None or standing is None:
+        return best
+    significance = SIGNIFICANCE / max(1, num_rivals)
+    is_won = is_better(best, standing, quality, objectives, significance=significance)
+    return best if is_won else standing
 
 
 def is_better(
@@ -87,12 +116,22 @@ def propose(
     *,
     quality: Objective,
     anchors: Sequence[Anchor],
+    look: Callable[[Choices], FloatArray | None] = lambda _: None,
 ) -> tuple[Lineage, Choices] | None:
     """The next plan to try, and the lineage it belongs to; None when nothing is left.
 
     Lineages take turns, the one with the fewest children first, so that each gets its share. The
-    first child of a lineage is the additive optimum under the corrected damages, the others are
+    first children of a plan are additive optima under the corrected damages, the others are
     exchanges.
+
+    Args:
+        space: What is searched.
+        records: Finished trials.
+        objectives: Of the study.
+        quality: The objective that children are judged by.
+        anchors: Where.
+        look: What each group costs within a plan, `[G]` nats per token (NaN where that is not
+            known), or None. Asked for the best plan of the lineage whose turn it is.
     """
     tried = {record.choices for record in records}
     found = lineages(space, records, objectives, quality=quality, anchors=anchors)
@@ -104,9 +143,31 @@ def propose(
             # All on the first rung's windows: plans that went no further count as well.
             measured = {r.choices: r.first_values[index] for r in records if r.is_comparable}
             damage = corrected_damage(damage, measured, lineage.best.choices)
-        first = optimum(space, damage, lineage.anchor.limits)
-        nearby = exchanges(space, damage, lineage.best.choices, lineage.anchor.limits)
-        for choices in itertools.chain([first], nearby):
+        in_plan = look(lineage.best.choices) if quality.name == "kl" else None
+        for choices in _children(space, lineage, damage, in_plan):
             if choices not in tried:
                 return lineage, choices
     return None
+
+
+def _children(
+    space: Space, lineage: Lineage, damage: FloatArray, in_plan: FloatArray | None
+) -> Iterator[Choices]:
+    """Plans to try from the best of a lineage, the most promising first; some come twice.
+
+    Args:
+        space: What is searched.
+        lineage: Whose best plan and limits.
+        damage: `[G, C]`, corrected by what was measured.
+        in_plan: `[G]`, what the best plan's choices cost within it; None where nobody looked.
+    """
+    best, limits = lineage.best.choices, lineage.anchor.limits
+    if in_plan is None:
+        yield optimum(space, damage, limits)
+        yield from exchanges(space, damage, best, limits)
+        return
+    tables = [damage_around(space.damage, best, in_plan, caution) for caution in CAUTIONS]
+    for table in tables:
+        yield optimum(space, table, limits)
+    yield optimum(space, damage, limits)
+    yield from exchanges(space, tables[0], best, limits)

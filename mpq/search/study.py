@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.anchors import compared_resources
+from mpq.search.expansion import InPlan, group_damage
 from mpq.search.front import TrialRecord
 from mpq.search.guided import Knob, knobs, ladder, uniform_stops
 from mpq.search.interrupts import Interrupts
@@ -28,7 +29,7 @@ from mpq.search.settings import (
     check_space,
     traded_resources,
 )
-from mpq.search.space import Choices, IntArray, Space
+from mpq.search.space import Choices, FloatArray, IntArray, Space
 from mpq.search.trial import RESULT, Judge, direct_params, read_record
 from mpq.search.workers import (
     QUEUED,
@@ -39,6 +40,9 @@ from mpq.search.workers import (
     reclaim,
     this_worker,
 )
+
+IN_PLAN = "in_plan"
+"""Beginning of the study's user attributes that hold what sites cost within a plan."""
 
 RECLAIM_SECONDS = 30.0
 """Trials of dead workers are looked for at the start, and then this often."""
@@ -65,7 +69,7 @@ class Search:
         study: Optuna's.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what is searched, who measures it, and where it is kept)
         self,
         space: Space,
         objectives: Sequence[Objective],
@@ -75,6 +79,7 @@ class Search:
         storage: str,
         name: str = "mpq",
         functions: Mapping[str, UserFunction] | None = None,
+        in_plan: InPlan | None = None,
     ) -> None:
         """Opens the study; runs nothing.
 
@@ -86,6 +91,8 @@ class Search:
             storage: URL; see `workers.open_study`.
             name: Of the study in its storage.
             functions: The objectives that are functions of the user's.
+            in_plan: Looks at the plans that are refined; the seconds it takes are part of
+                `evaluate`'s. None: exchanges are ranked by the profile and the trials alone.
 
         Raises:
             BudgetError: No plan of the space keeps a budget.
@@ -107,6 +114,7 @@ class Search:
         self.forward_seconds = 0.0
         self.num_run = 0
         self._evaluate = evaluate
+        self._in_plan = in_plan
         self._interrupts = Interrupts()
         self._knobs: tuple[Knob, ...] = ()
         if settings.mode == "guided":
@@ -147,6 +155,7 @@ class Search:
         )
         self._num_params = len(self._knobs) or len(space.groups)
         self._started = 0.0
+        self._forward_started = 0.0
         self._reclaimed = -math.inf
         self._current: int | None = None
         self._records: dict[int, TrialRecord] = {}
@@ -183,6 +192,7 @@ class Search:
             while time.monotonic() < deadline:
                 self._interrupts.deliver()
                 self._started = time.perf_counter()
+                self._forward_started = self._evaluate.forward_seconds
                 if self._has_next(trials):
                     trials = self._run_next(on_trial)
                 elif self._may_come_back(trials):
@@ -194,7 +204,6 @@ class Search:
         self, on_trial: Callable[[Sequence[TrialRecord]], None] | None
     ) -> list[FrozenTrial]:
         """Runs one trial; all trials of the study after it."""
-        before = self._evaluate.forward_seconds
         self._current = None
         try:
             self.study.optimize(self._run_trial, n_trials=1, catch=(_SurplusError,))
@@ -209,7 +218,7 @@ class Search:
         if mine and on_trial is not None:
             on_trial([record for record in records if record is not mine[0]] + mine)
         self.loop_seconds += time.perf_counter() - self._started
-        self.forward_seconds += self._evaluate.forward_seconds - before
+        self.forward_seconds += self._evaluate.forward_seconds - self._forward_started
         return trials
 
     def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
@@ -270,6 +279,7 @@ class Search:
             self.objectives,
             quality=self.quality,
             anchors=self.anchors,
+            look=self._look,
         )
         if found is None:
             return False
@@ -278,16 +288,28 @@ class Search:
         self._queue(choices, lineage.best.params, more)
         return True
 
+    def _look(self, choices: Choices) -> FloatArray | None:
+        """What each group costs within a plan: from the study, or looked at and kept there."""
+        if self._in_plan is None:
+            return None
+        plan = self.space.plan(choices)
+        key = f"{IN_PLAN} {plan.digest}"
+        known = self.study.user_attrs.get(key)
+        if known is None:
+            with self._interrupts.allowed():
+                known = dict(self._in_plan(plan))
+            self.study.set_user_attr(key, known)
+        return group_damage(self.space, known)
+
     def _run_trial(self, trial: Trial) -> tuple[float, ...]:
         self._current = trial.number
         trial.set_user_attr(WORKER, this_worker())
         self._sampler.renew(self.study, trial)
         trials = self._sampler.trials
         self._refuse_surplus(trial, trials)
-        forward = self._evaluate.forward_seconds
         result = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
         result["seconds"] = time.perf_counter() - self._started
-        result["forward_seconds"] = self._evaluate.forward_seconds - forward
+        result["forward_seconds"] = self._evaluate.forward_seconds - self._forward_started
         trial.set_user_attr(RESULT, result)
         if result["state"] == "pruned":
             raise optuna.TrialPruned

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from mpq.search.anchors import AT_BUDGET, make_anchors, within
+from mpq.search.expansion import CAUTIONS, damage_around
 from mpq.search.front import TrialRecord
+from mpq.search.guided import optimum
 from mpq.search.objective import make_objectives
 from mpq.search.refine import is_better, lineages, propose
 from tests.search.synthetic import Problem, make_sites, make_space
@@ -126,6 +128,48 @@ def test_proposals_are_new_keep_the_cost_and_take_turns(space, problem):
     assert {"bfp3", "bfp4", "bfp5"} <= set(anchors)
     counts = [anchors.count(anchor) for anchor in ("bfp3", "bfp4", "bfp5")]
     assert max(counts) - min(counts) <= 1
+
+
+def test_a_group_that_costs_more_within_the_plan_is_widened_first(space, problem):
+    start = space.uniform["bfp4"]
+    records = [record(space, 0, start, problem=problem)]
+    (anchor,) = [one for one in anchors_of(space) if one.name == "bfp4"]
+    own = space.damage[np.arange(len(start)), list(start)]
+    asked = []
+    for loud in (0, 2, 3, 4, 7):  # to widen the others is not worth what somebody else loses
+        factors = np.full(len(start), 0.5)
+        factors[loud] = 9.0
+
+        def look(choices, factors=factors):
+            asked.append(choices)
+            return own * factors
+
+        _, choices = propose(space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=look)
+        assert choices[loud] > start[loud]
+        assert within(space, choices, anchor.limits)
+    assert set(asked) == {start}
+
+
+def test_the_optima_around_a_plan_come_first_then_exchanges(space, problem):
+    start = space.uniform["bfp4"]
+    records = [record(space, 0, start, problem=problem)]
+    (anchor,) = [one for one in anchors_of(space) if one.name == "bfp4"]
+    factors = np.array([3.0, 0.5, 9.0, 0.5, 0.5, 0.5, 0.5, 5.0])
+    in_plan = space.damage[np.arange(len(start)), list(start)] * factors
+    found = []
+    for number in range(1, 12):
+        _, choices = propose(
+            space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=lambda _: in_plan
+        )
+        found.append(choices)
+        # Nothing that is tried helps, so the lineage stays where it is.
+        records.append(record(space, number, choices, kl=9.0, source="refine", anchor="bfp4"))
+    assert len({start, *found}) == 12
+    tables = [damage_around(space.damage, start, in_plan, caution) for caution in CAUTIONS]
+    optima = [optimum(space, table, anchor.limits) for table in tables]
+    expected = [choices for choices in dict.fromkeys(optima) if choices != start]
+    assert expected
+    assert found[: len(expected)] == expected
 
 
 def test_when_everything_was_tried_there_is_no_proposal():

@@ -19,6 +19,7 @@ def make_search(folder, problem=None, *, objectives=("kl", "weight_bits"), **set
     problem = problem or Problem(make_sites(2))
     options = {"trials": 16, "refine": 4, "sampler": "random"} | settings
     functions = options.pop("functions", {})
+    in_plan = options.pop("in_plan", None)
     return Search(
         make_space(problem),
         make_objectives(objectives),
@@ -26,6 +27,7 @@ def make_search(folder, problem=None, *, objectives=("kl", "weight_bits"), **set
         problem,
         storage=f"journal://{folder}/study.log",
         functions=functions,
+        in_plan=in_plan,
     )
 
 
@@ -45,6 +47,23 @@ def test_a_search_has_exactly_its_trials_and_refinements(tmp_path):
     assert 0 <= search.forward_seconds <= search.loop_seconds
     search.run()
     assert len(search.records()) == 20
+
+
+def test_plans_under_refinement_are_looked_at_once_and_by_nobody_after_them(tmp_path):
+    looked = []
+
+    def in_plan(plan):
+        looked.append(plan.digest)
+        return dict.fromkeys(plan.formats, 0.01)
+
+    make_search(tmp_path, refine=3, in_plan=in_plan).run()
+    again = make_search(tmp_path, refine=6, in_plan=in_plan)
+    again.run()
+    records = {record.number: record for record in again.records()}
+    assert len(records) == 22
+    parents = {record.parent for record in records.values() if record.parent is not None}
+    assert {records[number].digest for number in parents} <= set(looked)
+    assert len(set(looked)) == len(looked)  # the second run found what the first one had seen
 
 
 def test_more_trials_go_on_where_fewer_ended(tmp_path):

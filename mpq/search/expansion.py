@@ -1,0 +1,59 @@
+"""The profile's damages, corrected by what each group costs within one plan.
+
+A profile says what a group costs alone. Around a plan that was looked at, the group's own number
+there replaces it: what is won by a wider format is scaled by their ratio, and what is lost by a
+narrower one is scaled up with caution, since errors that grow meet each other and the expansion
+says nothing about them. Formats far narrower than the plan's are out of its reach.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mpq.plans.plan import Plan
+from mpq.search.space import Choices, FloatArray, Space
+
+InPlan = Callable[[Plan], Mapping[str, float]]
+"""Looks at a plan: site name -> nats per token that the plan would lose by giving the site no
+format. Sites without such a number are left out."""
+
+CAUTIONS = (2.0, 4.0, 8.0)
+"""Factors on what narrower formats lose, tried one after the other: ever shorter steps."""
+
+SMALLEST_RATIO, LARGEST_RATIO = 0.3, 10.0
+"""Bounds of what a group costs within a plan over what it costs alone."""
+
+REACH = 6.0
+"""A narrower format may do so many times the damage of the plan's: a bit less does four times."""
+
+
+def group_damage(space: Space, by_site: Mapping[str, float]) -> FloatArray:
+    """`[G]`: a group's sites summed; NaN where one of them has no number."""
+    return np.array(
+        [sum(by_site.get(site, np.nan) for site in group.sites) for group in space.groups]
+    )
+
+
+def damage_around(
+    damage: FloatArray, plan: Choices, in_plan: FloatArray, caution: float
+) -> FloatArray:
+    """`[G, C]`: the change of damage when one group of a plan moves to another choice.
+
+    Args:
+        damage: `[G, C]` of the profile; inf where a choice is forbidden.
+        plan: What was looked at.
+        in_plan: `[G]`, what its choices cost within it; NaN where that is not known.
+        caution: At least 1; see `CAUTIONS`.
+
+    Returns:
+        0 for the plan's own choices, negative for choices that do less damage; inf where a
+        choice is forbidden or out of reach.
+    """
+    own = damage[np.arange(len(damage)), list(plan)]
+    is_known = np.isfinite(in_plan) & (own > 0)
+    ratio = np.where(is_known, in_plan, 1.0) / np.where(is_known, own, 1.0)
+    ratio = np.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO)[:, None]
+    change = damage - own[:, None]
+    scaled = np.where(change <= 0, ratio, caution * np.maximum(ratio, 1.0)) * change
+    is_far = (own[:, None] > 0) & (damage > REACH * own[:, None])
+    return np.where(is_far, np.inf, scaled)
