@@ -52,7 +52,7 @@ class Setting:
     results: Path = HERE
     text: Path = Path("runs/wikitext2")
     seeds: tuple[int, ...] = (0, 1, 2)
-    tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
     tokens_gemma: tuple[int, ...] = (1024, 4096, 16384)
     rivals: Mapping[str, Any] = field(default_factory=dict)
     scores_config: Path = SCORES
