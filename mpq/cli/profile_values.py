@@ -104,11 +104,13 @@ def profile_variance(args: argparse.Namespace) -> None:
 
     profile = measure(args)
     path = profile.folder / VARIANCE
-    write_csv(path, variance_rows(profile.table, profile.sites))
-    if any(place(site.name).block != OUTSIDE for site in profile.sites):
+    rows = variance_rows(profile.table, profile.sites)
+    write_csv(path, rows)
+    has_blocks = any(place(row["site"]).block != OUTSIDE for row in rows)
+    if has_blocks:
         print_variance(path, profile)
     print(f"variance table: {path}")
-    if any(place(site.name).block != OUTSIDE for site in profile.sites):
+    if has_blocks:
         written = plots.save(plots.variance(path), profile.folder / PLOTS / "variance")
         print(f"plot:           {', '.join(map(str, written))}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,39 +61,44 @@ def measure_values(
         DataError: There is nothing to run the model on.
     """
     batches = batches_of(data, table.batch_size)
-    saved_at = time.monotonic()
-
-    def save_now_and_then() -> None:
-        nonlocal saved_at
-        if time.monotonic() - saved_at >= SAVE_SECONDS:
-            save(table)
-            saved_at = time.monotonic()
-
-    before = table
+    latest, saved_at = table, time.monotonic()
     try:
-        lying = {place.site.name: place for place in places(model)}
-        stored = [site for site in sites if site.is_stored]
-        for index, site in enumerate(stored):
-            if site.name not in table.values:
-                progress("weights", index, len(stored))
-                table = table.with_values({site.name: Values.of(_tensor(lying[site.name]))})
-                save_now_and_then()
-        progress("weights", len(stored), len(stored))
-        flowing = [site for site in sites if not site.is_stored]
-        for index, batch in enumerate(batches):
-            waiting = [site for site in flowing if table.batches.get(site.name, 0) == index]
-            if waiting:
-                progress("forward passes", index, len(batches))
-                table = table.with_batch(
-                    _seen(model, batch, waiting), [site.name for site in waiting]
-                )
-                save_now_and_then()
-        progress("forward passes", len(batches), len(batches))
+        for latest in _steps(model, batches, sites, table, progress):
+            if time.monotonic() - saved_at >= SAVE_SECONDS:
+                save(latest)
+                saved_at = time.monotonic()
     finally:
-        if table is not before:
-            save(table)
-    _tell_oddities(sites, table)
-    return table
+        if latest is not table:
+            save(latest)
+    _tell_oddities(sites, latest)
+    return latest
+
+
+def _steps(
+    model: PreTrainedModel,
+    batches: Sequence[Mapping[str, Tensor]],
+    sites: Sequence[Site],
+    table: ValueTable,
+    progress: Progress,
+) -> Iterator[ValueTable]:
+    """The table after each weight and each forward pass that it lacked."""
+    found = {place.site.name: place for place in places(model)}
+    stored = [site for site in sites if site.is_stored]
+    for index, site in enumerate(stored):
+        if site.name not in table.values:
+            progress("weights", index, len(stored))
+            table = table.with_values({site.name: Values.of(_tensor(found[site.name]))})
+            yield table
+    progress("weights", len(stored), len(stored))
+    flowing = [site for site in sites if not site.is_stored]
+    for index, batch in enumerate(batches):
+        waiting = [site for site in flowing if table.batches.get(site.name, 0) == index]
+        if waiting:
+            progress("forward passes", index, len(batches))
+            seen = _seen(model, batch, waiting)
+            table = table.with_batch(seen, [site.name for site in waiting])
+            yield table
+    progress("forward passes", len(batches), len(batches))
 
 
 def batches_of(data: Tensor | Examples, batch_size: int) -> list[dict[str, Tensor]]:

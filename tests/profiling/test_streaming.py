@@ -308,8 +308,8 @@ measure(build("llama"), windows(8), save=save)
 """
 
 
-@pytest.mark.parametrize("saves", [5, 18])
-def test_a_profile_that_was_killed_ends_with_the_same_bytes(tmp_path, saves):
+def test_a_profile_that_was_killed_ends_with_the_same_bytes(tmp_path):
+    saves = 18  # 16 weights, 2 of 3 forward passes
     path = tmp_path / "values.json"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), str(saves)], cwd=ROOT, check=False
@@ -320,7 +320,7 @@ def test_a_profile_that_was_killed_ends_with_the_same_bytes(tmp_path, saves):
     measure(model, windows(8), table=half, save=lambda table: table.write(path))
     measure(model, windows(8), save=lambda table: table.write(tmp_path / "whole.json"))
     assert path.read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert half.values.keys() < ValueTable.read(path).values.keys() or half.batches
+    assert set(half.batches.values()) == {0, 2}
     assert len(os.listdir(tmp_path)) == 2, "no temporary file stays"  # noqa: PTH208
 
 
