@@ -18,7 +18,7 @@ from mpq.run import open_run, read_json, write_atomic
 DPI = 120
 """For reading on a page; `mpq.plots.save` has the resolution for print."""
 
-MAX_SVG_BYTES = 60_000
+MAX_SVG_BYTES = 30_000
 
 ALLOCATION_AT = {"tiny_llama": "at_bfp4", "gemma_bfp": "at_bfp4"}
 """Part -> the plan of its first run that is drawn."""

@@ -218,7 +218,6 @@ def small_config(path, target):
     table["data"] |= DATA
     table["search"] |= SEARCH
     table["prove"] = {"plans": 1}
-    # Each anchor has a figure, and figures take longer than trials of so few tokens.
     if "targets" in table["search"]:
         table["search"]["targets"] = table["search"]["targets"][1:3]
     if "bfp3" in table["space"]["formats"]:
@@ -232,6 +231,8 @@ def small(scripts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two = ("gemma_int_tied_2348", "gemma_groups_untied")
     monkeypatch.setitem(scripts["searches"].CONFIGS, "gemma_int", two)
+    # The figures of a run take longer than its few trials, and have their own tests.
+    monkeypatch.setattr("mpq.cli.search.draw", lambda *_: [])
     configs = tmp_path / "configs"
     for path in [*CONFIGS, ROOT / "search_configs" / "tiny_llama_w_a.toml"]:
         small_config(path, configs)
