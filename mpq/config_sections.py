@@ -1,6 +1,6 @@
 """The sections of a search's TOML: each key with its type, its range, its default, its meaning.
 
-What a single key may hold is said here; what keys may hold together is said in `config`.
+What a single key may hold is said here; what keys may hold together is said in `config_rules`.
 """
 
 import itertools

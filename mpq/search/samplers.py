@@ -48,12 +48,22 @@ class SeededSampler(BaseSampler):
         self._inner = make(seed)
         self._number: int | None = None
 
-    def renew(self, study: Study, trial: FrozenTrial | Trial) -> None:
-        """Makes the sampler of this trial, unless that is done."""
+    def renew(
+        self, study: Study, trial: FrozenTrial | Trial, known: Sequence[FrozenTrial] = ()
+    ) -> None:
+        """Makes the sampler of this trial, unless that is done.
+
+        Args:
+            study: Of the trial.
+            trial: The one that is about to run.
+            known: The study's trials as they were read a moment ago. When they include all that
+                came before this trial they need not be read again.
+        """
         if self._number == trial.number:
             return
         self._number = trial.number
-        self.trials = study.get_trials(deepcopy=False)
+        is_enough = trial.number <= len(known)
+        self.trials = list(known) if is_enough else study.get_trials(deepcopy=False)
         turn = trial_turn(trial, self.trials)
         state = np.random.SeedSequence([self._seed, turn]).generate_state(1)
         self._inner = self._make(int(state[0]))

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.anchors import compared_resources
+from mpq.search.claims import claims_of, is_refinement, is_surplus
 from mpq.search.expansion import InPlan, group_damage
 from mpq.search.front import TrialRecord
 from mpq.search.guided import Knob, knobs, ladder, uniform_stops
@@ -159,6 +160,7 @@ class Search:
         self._reclaimed = -math.inf
         self._current: int | None = None
         self._records: dict[int, TrialRecord] = {}
+        self._trials: list[FrozenTrial] = []
 
     def _ladder(self, resource: str) -> IntArray:
         """The budgets that trials aim at: from the narrowest anchor to the widest."""
@@ -188,22 +190,20 @@ class Search:
         with self._interrupts:
             self._reclaim()
             self._queue_seeds()
-            trials = self.study.get_trials(deepcopy=False)
+            self._trials = self.study.get_trials(deepcopy=False)
             while time.monotonic() < deadline:
                 self._interrupts.deliver()
                 self._started = time.perf_counter()
                 self._forward_started = self._evaluate.forward_seconds
-                if self._has_next(trials):
-                    trials = self._run_next(on_trial)
-                elif self._may_come_back(trials):
-                    trials = self.study.get_trials(deepcopy=False)
+                if self._has_next(self._trials):
+                    self._run_next(on_trial)
+                elif self._may_come_back(self._trials):
+                    self._trials = self.study.get_trials(deepcopy=False)
                 else:
                     return
 
-    def _run_next(
-        self, on_trial: Callable[[Sequence[TrialRecord]], None] | None
-    ) -> list[FrozenTrial]:
-        """Runs one trial; all trials of the study after it."""
+    def _run_next(self, on_trial: Callable[[Sequence[TrialRecord]], None] | None) -> None:
+        """Runs one trial, and reads all trials of the study after it."""
         self._current = None
         try:
             self.study.optimize(self._run_trial, n_trials=1, catch=(_SurplusError,))
@@ -211,15 +211,14 @@ class Search:
             self._release()
             raise
         self._reclaim()
-        trials = self.study.get_trials(deepcopy=False)
-        records = self._read(trials)
+        self._trials = self.study.get_trials(deepcopy=False)
+        records = self._read(self._trials)
         mine = [record for record in records if record.number == self._current]
         self.num_run += len(mine)
         if mine and on_trial is not None:
             on_trial([record for record in records if record is not mine[0]] + mine)
         self.loop_seconds += time.perf_counter() - self._started
         self.forward_seconds += self._evaluate.forward_seconds - self._forward_started
-        return trials
 
     def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
         for trial in trials:
@@ -265,10 +264,10 @@ class Search:
 
     def _has_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """True when there is a trial to run; queues an exchange when it is time for one."""
-        claims = _claims(trials)
+        claims = claims_of(trials)
         if any(trial.state == TrialState.WAITING for trial in claims):
             return True
-        num_refined = sum(_is_refinement(trial) for trial in claims)
+        num_refined = sum(is_refinement(trial) for trial in claims)
         if len(claims) - num_refined < self.settings.trials:
             return True
         if num_refined >= self.settings.refine or self.quality is None:
@@ -304,7 +303,7 @@ class Search:
     def _run_trial(self, trial: Trial) -> tuple[float, ...]:
         self._current = trial.number
         trial.set_user_attr(WORKER, this_worker())
-        self._sampler.renew(self.study, trial)
+        self._sampler.renew(self.study, trial, self._trials)
         trials = self._sampler.trials
         self._refuse_surplus(trial, trials)
         result = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
@@ -319,15 +318,9 @@ class Search:
     def _refuse_surplus(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """Fails the trial when the study has enough of its sort, or the same plan is queued."""
         queued = trial.user_attrs.get(QUEUED)
-        is_refinement = queued is not None and queued["source"] == "refine"
-        before = [other for other in _claims(trials) if other.number < trial.number]
-        num_alike = sum(_is_refinement(other) == is_refinement for other in before)
-        quota = self.settings.refine if is_refinement else self.settings.trials
-        has_twin = queued is not None and any(
-            other.user_attrs.get(QUEUED, {}).get("choices") == queued["choices"]
-            for other in before
-        )
-        if num_alike >= quota or has_twin:
+        is_refined = queued is not None and queued["source"] == "refine"
+        quota = self.settings.refine if is_refined else self.settings.trials
+        if is_surplus(trial.number, queued, trials, quota=quota):
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
 
@@ -339,12 +332,3 @@ class Search:
         is_open = trial.state in (TrialState.RUNNING, TrialState.FAIL)
         if is_open and SURPLUS not in trial.user_attrs:
             give_back(self.study, trial, self._num_params)
-
-
-def _claims(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Every trial that counts: finished, running or queued; not the failed ones."""
-    return [trial for trial in trials if trial.state != TrialState.FAIL]
-
-
-def _is_refinement(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get(QUEUED, {}).get("source") == "refine")

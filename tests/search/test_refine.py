@@ -76,6 +76,40 @@ def test_a_child_replaces_its_parent_only_by_the_paired_test(space):
         assert found["bfp3"] is (child if wins else parent)
 
 
+def test_the_best_of_many_trials_replaces_the_baseline_only_by_a_stricter_test(space):
+    """With 24 rivals 0.05 becomes 0.002: a gain of 2.2 standard errors is the luck of the best."""
+    cheaper, anchor = anchors_of(space)[:2]
+    windows = np.linspace(0.5, 1.5, 32)
+    baseline = replace(
+        record(space, 0, anchor.allocation, kl=1.0, source="allocation"), windows=windows
+    )
+    wave = np.tile([1.0, -1.0], 16) * np.sqrt(31 / 32)  # standard deviation 1
+    contenders = [
+        tuple(plan)
+        for plan in np.unique(np.random.default_rng(0).integers(0, 3, (300, 8)), axis=0)
+        if within(space, tuple(plan), anchor.limits)
+        and not within(space, tuple(plan), cheaper.limits)
+        and tuple(plan) not in (anchor.allocation, anchor.uniform)
+    ][:24]
+
+    def start(gain_in_errors, rivals):
+        ahead = windows - 0.1 * (gain_in_errors / np.sqrt(32) + wave)
+        best = replace(record(space, 1, contenders[0], kl=ahead.mean()), windows=ahead)
+        others = [
+            record(space, 2 + i, plan, kl=2.0) for i, plan in enumerate(contenders[1:rivals])
+        ]
+        return next(
+            one.best.number
+            for one in standing(space, [baseline, best, *others])
+            if one.anchor.name == "bfp3"
+        )
+
+    assert len(contenders) == 24
+    assert start(2.2, rivals=1) == 1
+    assert start(2.2, rivals=24) == 0
+    assert start(4.5, rivals=24) == 1
+
+
 def test_more_is_better_where_an_objective_is_maximised(space):
     objectives = make_objectives(["accuracy", "weight_bits"])
     parent = replace(record(space, 0, space.uniform["bfp3"], kl=0.5), windows=np.full(32, 0.5))
