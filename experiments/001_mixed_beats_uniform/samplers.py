@@ -217,10 +217,15 @@ def result_of(study: Study, curves: Mapping[str, Any]) -> dict[str, Any]:
         "seed": study.seed,
         "folder": study.folder.name,
         "trials": len(study.records),
-        "reused": sum(record.is_reused for record in study.records),
         "seconds": round(sum(record.seconds for record in study.records), 2),
         "forward_seconds": round(sum(record.forward_seconds for record in study.records), 2),
         "hypervolume": {str(count): shares[count - 1] for count in sorted(kept)},
+        # A plan that was tried before costs a trial but no forward pass.
+        "hypervolume_by_measured_plan": [
+            share
+            for share, record in zip(shares, study.records, strict=True)
+            if record.is_evaluated and not record.is_reused
+        ],
         "front": [
             [record.number, record.source, record.costs["weight_bits"], record.values[0]]
             for record in study.front

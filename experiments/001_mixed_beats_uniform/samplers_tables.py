@@ -52,17 +52,36 @@ def studies_of(results: Mapping[str, Any], sampler: str, arm: str) -> list[Mappi
 
 
 def direct_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
-    """Guided against direct when all trials are spent."""
-    rows: list[Sequence[str]] = [("sampler", "direct", "guided", "guided - direct", "seeds won")]
+    """Guided against direct: when all trials are spent, and after as many measured plans."""
+    columns = ["sampler"]
+    for when in ("all trials", "as many measured plans"):
+        columns += [f"{when}: direct", "guided", "guided - direct", "seeds won"]
+    rows: list[Sequence[str]] = [(*columns, "plans")]
     rows.append(("---",) * len(rows[0]))
     for sampler in results["samplers"]:
-        direct, guided = (
-            np.array(shares_at(results, sampler, arm, 10**9)) for arm in ("direct", "guided")
-        )
-        more = f"{np.median(guided) - np.median(direct):+.4f}"
-        won = f"{int((guided > direct).sum())} of {len(direct)}"
-        rows.append((sampler, f"{np.median(direct):.4f}", f"{np.median(guided):.4f}", more, won))
+        spent = [shares_at(results, sampler, arm, 10**9) for arm in ("direct", "guided")]
+        curves = [
+            [one["hypervolume_by_measured_plan"] for one in studies_of(results, sampler, arm)]
+            for arm in ("direct", "guided")
+        ]
+        # The seeds' own numbers of plans: each pair ends where its shorter search ends.
+        ends = [min(len(one), len(other)) for one, other in zip(*curves, strict=True)]
+        alike = [[c[end - 1] for c, end in zip(arm, ends, strict=True)] for arm in curves]
+        plans = f"{min(ends)} to {max(ends)}"
+        rows.append((sampler, *versus(*spent), *versus(*alike), plans))
     return rows
+
+
+def versus(direct: Sequence[float], guided: Sequence[float]) -> tuple[str, str, str, str]:
+    """Both medians, their difference, and in how many seeds guided is ahead."""
+    medians = float(np.median(direct)), float(np.median(guided))
+    won = sum(one > other for one, other in zip(guided, direct, strict=True))
+    return (
+        f"{medians[0]:.4f}",
+        f"{medians[1]:.4f}",
+        f"{medians[1] - medians[0]:+.4f}",
+        f"{won} of {len(direct)}",
+    )
 
 
 def optima_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:

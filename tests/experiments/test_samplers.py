@@ -92,6 +92,10 @@ def test_the_hypervolume_that_is_kept_is_that_of_the_fronts(samplers, problem, t
         kept = samplers.result_of(study, curves)
         assert list(kept["hypervolume"]) == ["5", "10", "15", "20"]
         assert list(kept["hypervolume"].values()) == sorted(kept["hypervolume"].values())
+        measured = [not record.is_reused for record in study.records]
+        by_plan = kept["hypervolume_by_measured_plan"]
+        assert len(by_plan) == sum(measured) <= 20
+        assert by_plan[-1] == kept["hypervolume"]["20"]  # what was tried before adds nothing
         points = [(bits, np.log10(kl)) for _, _, bits, kl in kept["front"]]
         ends = [bits for bits, _ in points[1:]] + [worst_bits]
         area = sum(
