@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from mpq.search.anchors import bits_of, within
 from mpq.search.exchange import exchanges
-from mpq.search.seeds import bits_of, within
 from tests.search.synthetic import Problem, make_sites, make_space
 
 RESOURCES = ["weight_bits", "activation_bits"]
