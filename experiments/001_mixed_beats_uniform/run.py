@@ -40,7 +40,7 @@ class Setting:
         results: Where the report goes.
         text: Where the split text lies, as the configs name it.
         seeds: Of the parts that are run with several.
-        tokens: Numbers of search tokens of the part `tokens`.
+        tokens: Numbers of search tokens of the part `tokens`, which has two seeds.
         tokens_gemma: The same of the part `tokens_gemma`, which has one seed.
         rivals: Further keywords of `measure_rivals`.
         scores_config: What `measure_scores` measures on.
@@ -52,7 +52,7 @@ class Setting:
     results: Path = HERE
     text: Path = Path("runs/wikitext2")
     seeds: tuple[int, ...] = (0, 1, 2)
-    tokens: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
+    tokens: tuple[int, ...] = (512, 1024, 2048, 4096)
     tokens_gemma: tuple[int, ...] = (1024, 4096, 16384)
     rivals: Mapping[str, Any] = field(default_factory=dict)
     scores_config: Path = SCORES
@@ -71,7 +71,7 @@ def rivals(out: Path, setting: Setting) -> None:
 
 def tokens(part: str, out: Path, setting: Setting) -> None:
     """Searches with ever more tokens, and what they gain on held-out text."""
-    counts, seeds = setting.tokens, setting.seeds
+    counts, seeds = setting.tokens, setting.seeds[:2]
     if part == "tokens_gemma":
         counts, seeds = setting.tokens_gemma, setting.seeds[:1]
     config = config_path(part, setting.configs)
