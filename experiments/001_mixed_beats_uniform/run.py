@@ -20,7 +20,7 @@ from rivals import measure_rivals
 from samplers import measure_samplers
 from scores import CONFIG as SCORES
 from scores import measure_scores
-from searches import CONFIGS, config_path, jobs_of, run_jobs
+from searches import CONFIGS, config_path, is_proven, jobs_of, run_jobs
 from text import HELDOUT, write_split
 from tokens import measure_tokens
 
@@ -64,8 +64,9 @@ FULL = Setting()
 
 
 def rivals(out: Path, setting: Setting) -> None:
-    """Judges what gemma_int returned on the other tools' windows."""
-    jobs = jobs_of("gemma_int", setting.configs, setting.seeds)
+    """Judges what the finished searches of gemma_int returned on the other tools' windows."""
+    asked = jobs_of("gemma_int", setting.configs, setting.seeds)
+    jobs = [job for job in asked if is_proven(out / job.name)]
     measure_rivals(out, jobs=jobs, text=setting.text / HELDOUT, **setting.rivals)
 
 
