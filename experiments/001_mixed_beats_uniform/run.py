@@ -26,6 +26,7 @@ from tokens import measure_tokens
 
 from mpq.cli.console import run_program
 from mpq.config import load_search_config
+from mpq.errors import RunError
 from mpq.run import write_json
 
 HERE = Path(__file__).resolve().parent
@@ -67,6 +68,11 @@ def rivals(out: Path, setting: Setting) -> None:
     """Judges what the finished searches of gemma_int returned on the other tools' windows."""
     asked = jobs_of("gemma_int", setting.configs, setting.seeds)
     jobs = [job for job in asked if is_proven(out / job.name)]
+    if not jobs:
+        raise RunError(
+            f"plans are judged beside other tools' once a search of gemma_int is done, and {out} "
+            "holds none; run the part gemma_int first"
+        )
     measure_rivals(out, jobs=jobs, text=setting.text / HELDOUT, **setting.rivals)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mpq.assets.prose import documents
 from mpq.config import load_search_config
-from mpq.errors import DataError
+from mpq.errors import DataError, RunError
 from mpq.run import read_toml, write_toml
 
 ROOT = Path(__file__).parents[2]
@@ -303,6 +303,11 @@ def test_all_parts_run_are_skipped_when_done_and_make_the_report(scripts, small,
 
 
 @pytest.mark.slow
+def test_rivals_wait_for_a_search_to_be_done(scripts, tmp_path):
+    with pytest.raises(RunError, match="run the part gemma_int first"):
+        scripts["run"].rivals(tmp_path, scripts["run"].FULL)
+
+
 def test_the_twelve_windows_are_the_first_tokens_of_the_text(scripts):
     from mpq.modeling.loading import load_model
 
