@@ -41,8 +41,8 @@ class Setting:
         results: Where the report goes.
         text: Where the split text lies, as the configs name it.
         seeds: Of the parts that are run with several.
-        tokens: Numbers of search tokens of the part `tokens`, which has two seeds.
-        tokens_gemma: The same of the part `tokens_gemma`, which has one seed.
+        tokens: Numbers of search tokens of the part `tokens`, which has the first seed.
+        tokens_gemma: The same of the part `tokens_gemma`.
         rivals: Further keywords of `measure_rivals`.
         scores_config: What `measure_scores` measures on.
         scores: Further keywords of it.
@@ -78,11 +78,9 @@ def rivals(out: Path, setting: Setting) -> None:
 
 def tokens(part: str, out: Path, setting: Setting) -> None:
     """Searches with ever more tokens, and what they gain on held-out text."""
-    counts, seeds = setting.tokens, setting.seeds[:2]
-    if part == "tokens_gemma":
-        counts, seeds = setting.tokens_gemma, setting.seeds[:1]
+    counts = setting.tokens_gemma if part == "tokens_gemma" else setting.tokens
     config = config_path(part, setting.configs)
-    results = measure_tokens(out / part, config=config, tokens=counts, seeds=seeds)
+    results = measure_tokens(out / part, config=config, tokens=counts, seeds=setting.seeds[:1])
     write_json(out / f"{part}.json", results)
 
 
