@@ -32,6 +32,15 @@ def table_name(method: str) -> str:
     return f"sensitivity_{method}.csv"
 
 
+def differing(one: object, other: object, names: Iterable[str]) -> list[str]:
+    """Those of the attributes `names` in which two tables differ, each with both values."""
+    return [
+        f"{name} ({getattr(one, name)} and {getattr(other, name)})"
+        for name in names
+        if getattr(one, name) != getattr(other, name)
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DamageTable:
     """`damage[site, format]`, and what it was measured on.
@@ -149,11 +158,7 @@ class DamageTable:
 
     def check_same_measurement(self, other: DamageTable) -> None:
         """Raises RunError, with everything that differs, unless `other` measures the same."""
-        differences = [
-            f"{name} ({getattr(self, name)} and {getattr(other, name)})"
-            for name in FACTS
-            if getattr(self, name) != getattr(other, name)
-        ]
+        differences = differing(self, other, FACTS)
         if differences:
             raise RunError(
                 "two damage tables can only be put together if they measure the same thing; "

@@ -18,6 +18,7 @@ from torch import Tensor
 from mpq.errors import RunError
 from mpq.profiling.histogram import NUM_BINS, Histogram
 from mpq.profiling.moments import Moments
+from mpq.profiling.table import differing
 from mpq.run import read_json, write_json
 
 FACTS = ("tokens", "batch_size", "fingerprint", "data_sha256")
@@ -121,11 +122,7 @@ class ValueTable:
 
     def check_same_measurement(self, other: ValueTable) -> None:
         """Raises RunError, with everything that differs, unless `other` measures the same."""
-        differences = [
-            f"{name} ({getattr(self, name)} and {getattr(other, name)})"
-            for name in FACTS
-            if getattr(self, name) != getattr(other, name)
-        ]
+        differences = differing(self, other, FACTS)
         if differences:
             raise RunError(
                 "a profile of values can only go on with what it was started on; there and asked "
