@@ -17,8 +17,8 @@ from peers import CODE_BITS, FULL_PRECISION_LOSS, PEERS, best_peer, least_kl
 from searches import Job
 from tables import Row
 
+from mpq.cli.evaluation import TEACHER_SHARE, memory_bytes
 from mpq.cli.inputs import load_model_of
-from mpq.cli.search_wiring import TEACHER_SHARE, memory_bytes
 from mpq.config import load_search_config
 from mpq.cost import cost
 from mpq.data.draw import sha256, token_ids

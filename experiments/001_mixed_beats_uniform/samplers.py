@@ -23,9 +23,9 @@ from optima import HeldOut, against_optima
 from samplers_tables import SHOWN, studies_of, tables_of
 
 from mpq import plots
+from mpq.cli.evaluation import Evaluation
 from mpq.cli.search import start
 from mpq.cli.search_wiring import (
-    Evaluation,
     Subject,
     load_subject,
     make_space,

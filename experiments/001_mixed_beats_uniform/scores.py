@@ -23,8 +23,9 @@ from drawing import Drawn, draw_at, draw_over_range
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
+from mpq.cli.evaluation import Evaluation
 from mpq.cli.search import start
-from mpq.cli.search_wiring import Evaluation, Subject, load_subject, measure_damage
+from mpq.cli.search_wiring import Subject, load_subject, measure_damage
 from mpq.config import SearchConfig, load_search_config
 from mpq.config_sections import ProfileSection
 from mpq.plans.plan import Plan

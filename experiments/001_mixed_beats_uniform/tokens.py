@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mpq.cli.evaluation import Evaluation
 from mpq.cli.search import open_search, start
-from mpq.cli.search_wiring import Evaluation, Subject, load_subject
+from mpq.cli.search_wiring import Subject, load_subject
 from mpq.config import load_search_config
 from mpq.run import read_json, write_json
 from mpq.search.front import TrialRecord

@@ -143,8 +143,8 @@ def measure(args: argparse.Namespace) -> Profile:
     Raises:
         MpqError: As the commands.
     """
+    from mpq.cli.evaluation import data_of
     from mpq.cli.inputs import load_data_of, load_model_of
-    from mpq.cli.search_wiring import data_of
     from mpq.modeling.sites import sites
     from mpq.plans.rules import check_patterns, matches
     from mpq.profiling.streaming import measure_values

@@ -156,9 +156,9 @@ def open_search(subject: Subject, run: Run) -> Search:
     Raises:
         MpqError: The table, the space, the budget or the study do not fit.
     """
+    from mpq.cli.evaluation import Evaluation
     from mpq.cli.profile_inputs import shown_progress
     from mpq.cli.search_wiring import (
-        Evaluation,
         load_functions,
         make_space,
         measure_damage,
@@ -221,7 +221,7 @@ def run_trials(search: Search, artefacts: Any) -> None:
 
 def prove_front(subject: Subject, search: Search) -> Proof | None:
     """The held-out proof of a search, with a progress bar; None when there is nothing to prove."""
-    from mpq.cli.search_wiring import Evaluation
+    from mpq.cli.evaluation import Evaluation
     from mpq.search.prove import prove
 
     config = subject.config

@@ -20,7 +20,8 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     Raises:
         MpqError: The space, the budget or the objectives do not fit.
     """
-    from mpq.cli.search_wiring import Evaluation, load_functions, make_space, settings_of
+    from mpq.cli.evaluation import Evaluation
+    from mpq.cli.search_wiring import load_functions, make_space, settings_of
     from mpq.search.objective import make_objectives
     from mpq.search.settings import anchors_of, check_space
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mpq.cli.evaluation import data_of, memory_bytes
 from mpq.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,17 +25,12 @@ if TYPE_CHECKING:
     from mpq.plans.plan import Plan
     from mpq.plans.site import Site
     from mpq.profiling.table import DamageTable
-    from mpq.search.objective import Objective, UserFunction
+    from mpq.search.objective import Objective
     from mpq.search.settings import SearchSettings
-    from mpq.search.space import FloatArray, Space
+    from mpq.search.space import Space
 
 CACHE_SHARE = 0.25
 """Share of the device's memory that quantised weights may fill."""
-
-TEACHER_SHARE = 0.125
-"""Share of it that the teacher's probabilities may fill: on search text, and on held-out text."""
-
-MEASURES = ("kl", "loss", "accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,97 +54,6 @@ class Subject:
     candidates: Mapping[Site, tuple[Format, ...]]
     fixed: Mapping[str, Format]
     cache: WeightCache
-
-
-class Evaluation:
-    """Measures plans on one split; see `mpq.search.objective.Evaluate`.
-
-    Attributes:
-        num_windows: Windows (or examples) of the split.
-        batch_size: Of them in one forward pass.
-    """
-
-    def __init__(self, subject: Subject, split: Any) -> None:
-        """Cuts the split into batches; runs nothing."""
-        from mpq.modeling.scoring import Scorer
-
-        self._subject = subject
-        self._model = subject.loaded.model
-        self._cache = subject.cache
-        data = subject.config.data
-        self.batch_size = data.batch_size
-        self._scorer = Scorer(
-            self._model,
-            data_of(split),
-            batch_size=data.batch_size,
-            judge_every=data.judge_every,
-            max_cache_bytes=int(TEACHER_SHARE * memory_bytes(self._model.device)),
-        )
-        self.num_windows = self._scorer.num_windows
-        self._function_seconds = 0.0
-
-    @property
-    def forward_seconds(self) -> float:
-        """Seconds spent in the model, the measures and the user's functions so far."""
-        return self._scorer.forward_seconds + self._function_seconds
-
-    def __call__(
-        self, plan: Plan, first: int = 0, last: int | None = None
-    ) -> Mapping[str, FloatArray]:
-        """Measure -> its value in each of the windows `first` to `last`."""
-        from mpq.modeling.wrap import apply_plan
-
-        scores = self._scorer.score(
-            lambda: apply_plan(self._model, plan, cache=self._cache), first=first, last=last
-        )
-        return {name: np.asarray(getattr(scores, name).numpy()) for name in MEASURES}
-
-    def in_plan(self, plan: Plan) -> dict[str, float]:
-        """What each searched weight costs within the plan; see `mpq.profiling.in_plan`."""
-        from mpq.profiling.in_plan import damage_in_plan
-
-        start = time.perf_counter()
-        config = self._subject.config
-        data = first_share(self._subject.splits.calibration, config.profile.in_plan)
-        found = damage_in_plan(
-            self._model,
-            data,
-            plan,
-            self._subject.candidates,
-            seed=config.search.seed,
-            judge_every=config.data.judge_every,
-            cache=self._cache,
-        )
-        self._function_seconds += time.perf_counter() - start
-        return found
-
-    def bind(self, function: Callable[[Plan, Any], float]) -> UserFunction:
-        """A user's function of (plan, model), called with the model under the plan."""
-        from mpq.modeling.wrap import apply_plan
-
-        def measured(plan: Plan) -> float:
-            with apply_plan(self._model, plan, cache=self._cache):
-                start = time.perf_counter()
-                value = float(function(plan, self._model))
-                self._function_seconds += time.perf_counter() - start
-            return value
-
-        return measured
-
-
-def data_of(split: Any) -> Any:
-    """What a scorer takes: the tokens `[N, T]` of windows, or the examples as they are."""
-    return split.tokens if hasattr(split, "tokens") else split
-
-
-def first_share(split: Any, share: float) -> Any:
-    """What a scorer takes, of the first windows or examples of a split, at least one."""
-    data = data_of(split)
-    if hasattr(split, "tokens"):
-        return data[: max(1, round(share * len(data)))]
-    count = max(1, round(share * len(data.labels)))
-    rows = ("input_ids", "attention_mask", "labels")
-    return replace(data, **{name: getattr(data, name)[:count] for name in rows})
 
 
 def load_subject(config: SearchConfig) -> Subject:
@@ -197,17 +101,6 @@ def load_subject(config: SearchConfig) -> Subject:
     )
 
 
-def memory_bytes(device: Any) -> int:
-    """Memory of a device: of the GPU, or of this machine."""
-    import os
-
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def measure_damage(
     subject: Subject, folder: Path, progress: Callable[[str, int, int], None]
 ) -> DamageTable:
@@ -229,6 +122,7 @@ def measure_damage(
         fingerprint=subject.loaded.fingerprint,
         data_sha256=split.sha256,
         seed=config.search.seed,
+        judge_every=config.data.judge_every,
     )
     path = folder / table_name(method)
     return measure_sensitivity(
@@ -248,7 +142,7 @@ def make_space(subject: Subject, table: DamageTable | None) -> Space:
     Raises:
         PlanError: The searched sites make no space.
     """
-    from mpq.search.space import build_space
+    from mpq.search.build import build_space
 
     names = [site.name for site in subject.candidates]
     texts = list(dict.fromkeys(str(f) for some in subject.candidates.values() for f in some))

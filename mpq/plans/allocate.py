@@ -11,46 +11,27 @@ book, section 11.3); an integer program decides among the few that are left.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array
 
 from mpq.errors import BudgetError, PlanError
-from mpq.plans.mute import muted_stdout
+from mpq.plans.knapsack import (
+    Bools,
+    Floats,
+    Ints,
+    Problem,
+    argmin,
+    integer_program,
+    prices_of,
+    spent,
+)
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Number = TypeVar("Number", bound=np.generic)
 
 RESOLUTION = 1e-12
 """Damages that differ by less than this part of their range are alike to the solver."""
-
-OBJECTIVE_RANGE = 1e7
-"""What the damages' range is scaled to. HiGHS stops at an absolute gap of 1e-6, whatever the
-relative one says, and damages are small numbers."""
-
-MAX_CUTS = 100
-"""How many answers that break a budget within the solver's tolerance are cut off, one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """What is decided: damage [groups, choices] (+inf forbids), costs, budgets; see `allocate`."""
-
-    damage: Floats
-    costs: Ints
-    budgets: Ints
-
-    def loss(self, choices: Ints) -> float:
-        return float(self.damage[np.arange(len(choices)), choices].sum())
-
-    def keeps(self, choices: Ints) -> bool:
-        return bool((spent(choices, self.costs) <= self.budgets).all())
 
 
 def allocate(damage: Floats, costs: Ints, budgets: Ints) -> Ints:
@@ -72,11 +53,11 @@ def allocate(damage: Floats, costs: Ints, budgets: Ints) -> Ints:
     if not len(problem.damage):
         return np.zeros(0, dtype=np.int64)
     _check_reach(problem)
-    choices = _argmin(problem.damage)
+    choices = argmin(problem.damage)
     if problem.keeps(choices):
         return choices
     kept = _without_dominated(problem)
-    prices = _prices(kept)
+    prices = prices_of(kept)
     incumbent = _greedy(kept, prices)
     if incumbent is not None:
         kept = _without_hopeless(kept, prices, incumbent)
@@ -97,20 +78,10 @@ def allocate_at_price(damage: Floats, costs: Ints, prices: Floats) -> Ints:
         PlanError: As `allocate`.
     """
     problem = _checked(damage, costs, np.zeros(len(costs), dtype=np.int64))
-    return _argmin(_priced(problem, np.asarray(prices, dtype=np.float64)))
+    return argmin(_priced(problem, np.asarray(prices, dtype=np.float64)))
 
 
-def spent(choices: Ints, costs: Ints) -> Ints:
-    """The sum of each resource's costs at the chosen choices, int64 [resources]."""
-    return np.asarray(costs[:, np.arange(len(choices)), choices].sum(axis=1), dtype=np.int64)
-
-
-def _argmin(table: Floats) -> Ints:
-    """The first of the least entries of every row, int64 [rows]."""
-    return np.asarray(table.argmin(axis=1), dtype=np.int64)
-
-
-def _checked(damage: Floats, costs: Ints, budgets: Ints) -> _Problem:
+def _checked(damage: Floats, costs: Ints, budgets: Ints) -> Problem:
     damage = np.asarray(damage, dtype=np.float64)
     given, bounds = np.asarray(costs), np.asarray(budgets)
     if damage.ndim != 2 or given.shape[1:] != damage.shape or bounds.shape != given.shape[:1]:
@@ -130,10 +101,10 @@ def _checked(damage: Floats, costs: Ints, budgets: Ints) -> _Problem:
         raise PlanError(
             f"every group needs a choice of finite damage; groups {stuck.tolist()} have none"
         )
-    return _Problem(damage, given.astype(np.int64), bounds.astype(np.int64))
+    return Problem(damage, given.astype(np.int64), bounds.astype(np.int64))
 
 
-def _check_reach(problem: _Problem) -> None:
+def _check_reach(problem: Problem) -> None:
     """Refuses budgets that are out of reach, each looked at by itself."""
     allowed = np.isfinite(problem.damage)
     smallest = _least_costs(problem.costs, allowed)
@@ -157,7 +128,7 @@ def _out_of_reach(budgets: Ints, smallest: Ints, together: str = "") -> str:
     )
 
 
-def _without_dominated(problem: _Problem) -> _Problem:
+def _without_dominated(problem: Problem) -> Problem:
     """The problem without choices that another beats or equals in damage and in every cost."""
     damage, costs = problem.damage, problem.costs
     groups, choices = damage.shape
@@ -169,49 +140,17 @@ def _without_dominated(problem: _Problem) -> _Problem:
         alike = (damage[:, rival, None] == damage) & (costs[:, :, rival, None] == costs).all(0)
         later = np.arange(choices) > rival
         beaten |= better & (~alike | later)
-    return _Problem(np.where(beaten, np.inf, damage), costs, problem.budgets)
+    return Problem(np.where(beaten, np.inf, damage), costs, problem.budgets)
 
 
-def _priced(problem: _Problem, prices: Floats) -> Floats:
+def _priced(problem: Problem, prices: Floats) -> Floats:
     toll = np.tensordot(prices, problem.costs, axes=1)
     return np.asarray(problem.damage + toll, dtype=np.float64)
 
 
-def _prices(problem: _Problem) -> Floats:
-    """Damage a unit of each resource is worth, from the linear relaxation; 0 where it fails."""
-    allowed = np.isfinite(problem.damage)
-    unit = np.maximum(problem.costs.max(axis=(1, 2)), 1)
-    scale = _scale(problem)
-    found = linprog(  # type: ignore[call-overload]  # the stubs know no sparse A_eq
-        problem.damage[allowed] * scale,
-        A_ub=problem.costs[:, allowed] / unit[:, None],
-        b_ub=problem.budgets / unit,
-        A_eq=_one_each(allowed),
-        b_eq=np.ones(len(allowed)),
-        method="highs",
-    )
-    if found.status != 0:
-        return np.zeros(len(unit))
-    marginals = np.asarray(found.ineqlin.marginals, dtype=np.float64)
-    return np.asarray(np.maximum(-marginals, 0.0) / (unit * scale), dtype=np.float64)
-
-
-def _scale(problem: _Problem) -> float:
-    finite = problem.damage[np.isfinite(problem.damage)]
-    spread = float(np.ptp(finite))
-    return OBJECTIVE_RANGE / spread if spread > 0 else 1.0
-
-
-def _one_each(allowed: Bools) -> csr_array:
-    """Rows that sum the variables of each group; variables are the allowed choices in order."""
-    group = np.nonzero(allowed)[0]
-    ones = np.ones(len(group))
-    return csr_array((ones, (group, np.arange(len(group)))), shape=(len(allowed), len(group)))
-
-
-def _greedy(problem: _Problem, prices: Floats) -> Ints | None:
+def _greedy(problem: Problem, prices: Floats) -> Ints | None:
     """A good assignment within the budgets, or None where this simple way finds none."""
-    choices = _argmin(_priced(problem, prices))
+    choices = argmin(_priced(problem, prices))
     for _ in range(problem.damage.size):
         over = spent(choices, problem.costs) - problem.budgets
         if (over <= 0).all():
@@ -229,7 +168,7 @@ def _greedy(problem: _Problem, prices: Floats) -> Ints | None:
     return None
 
 
-def _improved(problem: _Problem, choices: Ints) -> Ints:
+def _improved(problem: Problem, choices: Ints) -> Ints:
     """The assignment after single moves that lower the damage and still fit, the best first."""
     while True:
         room = problem.budgets - spent(choices, problem.costs)
@@ -248,7 +187,7 @@ def _here(table: npt.NDArray[Number], choices: Ints) -> npt.NDArray[Number]:
     return table[:, np.arange(len(choices)), choices][:, :, None]
 
 
-def _without_hopeless(problem: _Problem, prices: Floats, incumbent: Ints) -> _Problem:
+def _without_hopeless(problem: Problem, prices: Floats, incumbent: Ints) -> Problem:
     """The problem without choices that cannot be part of anything better than `incumbent`.
 
     For any prices >= 0 the sum of every group's least priced damage, less what the budgets are
@@ -263,69 +202,19 @@ def _without_hopeless(problem: _Problem, prices: Floats, incumbent: Ints) -> _Pr
     hopeless = priced - least > 1.001 * slack + RESOLUTION * float(np.abs(least).sum())
     hopeless[np.arange(len(incumbent)), incumbent] = False
     damage = np.where(hopeless, np.inf, problem.damage)
-    return _Problem(damage, problem.costs, problem.budgets)
+    return Problem(damage, problem.costs, problem.budgets)
 
 
-def _exact(problem: _Problem, incumbent: Ints | None) -> Ints:
+def _exact(problem: Problem, incumbent: Ints | None) -> Ints:
     """The best of `incumbent` and what the integer program finds."""
-    found = _integer_program(problem)
+    found = integer_program(problem)
     if found is None and incumbent is None:
         raise BudgetError(_out_of_reach_together(problem))
     known = [choices for choices in (incumbent, found) if choices is not None]
     return min(known, key=problem.loss)
 
 
-def _integer_program(problem: _Problem) -> Ints | None:
-    """The optimum by branch and bound, or None where nothing keeps the budgets."""
-    allowed = np.isfinite(problem.damage)
-    group, choice = np.nonzero(allowed)
-    # Costs above each group's least, in their greatest common unit: small whole numbers, whose
-    # sums the solver's absolute tolerance of 1e-6 does not blur.
-    least = np.where(allowed, problem.costs, np.iinfo(np.int64).max).min(axis=2)
-    extra = problem.costs[:, group, choice] - least[:, group]
-    unit = np.maximum(np.gcd.reduce(extra, axis=1), 1)
-    room = (problem.budgets - least.sum(axis=1)) // unit
-    if (room < 0).any():
-        return None
-    rows = extra // unit[:, None]
-    rules = [LinearConstraint(_one_each(allowed), 1, 1), LinearConstraint(rows, -np.inf, room)]
-    objective = problem.damage[group, choice] * _scale(problem)
-    for _ in range(MAX_CUTS):
-        with muted_stdout():
-            found = milp(
-                objective,
-                constraints=rules,
-                integrality=np.ones(len(objective), dtype=np.int64),
-                bounds=Bounds(0, 1),
-                options={"mip_rel_gap": 0.0},
-            )
-        if found.x is None:
-            return None
-        chosen = np.zeros(problem.damage.shape)
-        chosen[group, choice] = found.x
-        choices = _argmin(-chosen)
-        if problem.keeps(choices):
-            return choices
-        rules.append(_cut(problem, choices, allowed))
-    raise PlanError(
-        "costs and budgets are too large for the solver to tell apart (1e-6 of their common "
-        f"unit); budgets {problem.budgets.tolist()}: count in a coarser unit"
-    )
-
-
-def _cut(problem: _Problem, choices: Ints, allowed: Bools) -> LinearConstraint:
-    """A rule that `choices` break and no assignment within the budgets does: a cover cut.
-
-    Where the chosen costs exceed a budget, so do any that are at least as high in every group:
-    not all groups may choose that high.
-    """
-    over = int((spent(choices, problem.costs) - problem.budgets).argmax())
-    costs = problem.costs[over]
-    as_high = costs >= costs[np.arange(len(choices)), choices][:, None]
-    return LinearConstraint(as_high[allowed][None].astype(np.float64), -np.inf, len(choices) - 1)
-
-
-def _out_of_reach_together(problem: _Problem) -> str:
+def _out_of_reach_together(problem: Problem) -> str:
     """The message for budgets that are in reach one by one, and not together."""
     allowed = np.isfinite(problem.damage)
     smallest = _least_costs(problem.costs, allowed)

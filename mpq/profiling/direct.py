@@ -39,6 +39,7 @@ def kl_damage(
     candidates: Candidates,
     *,
     batch_size: int,
+    judge_every: int = 1,
     progress: Progress,
 ) -> Iterator[tuple[Site, dict[str, float]]]:
     """Each site with its damage by format: mean KL in nats per position; sites block by block.
@@ -50,9 +51,10 @@ def kl_damage(
         data: Token windows `[N, T]`, or examples of a classification.
         candidates: Which formats of which sites.
         batch_size: Windows a forward pass.
+        judge_every: See `mpq.modeling.scoring.make_batches`.
         progress: Told how many pairs are done.
     """
-    scorer = Scorer(model, data, batch_size=batch_size)
+    scorer = Scorer(model, data, batch_size=batch_size, judge_every=judge_every)
     total = sum(len(formats) for formats in candidates.values())
     done = 0
     for block in sorted({site.block for site in candidates}):

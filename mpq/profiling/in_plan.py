@@ -20,7 +20,7 @@ more than 55 %; the isolated damages of `fisher` are too small by factors of 1.6
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,6 +50,7 @@ def damage_in_plan(  # noqa: PLR0913 (what is looked at, and what a search share
     seed: int,
     judge_every: int = 1,
     cache: WeightCache | None = None,
+    teachers: list[Teacher] | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, float]:
     """Site name -> nats per judged position that the plan would lose by giving it no format.
@@ -65,19 +66,21 @@ def damage_in_plan(  # noqa: PLR0913 (what is looked at, and what a search share
         seed: Of the labels that the Fisher information samples.
         judge_every: See `mpq.modeling.scoring.make_batches`.
         cache: Quantised weights that a search keeps anyway.
+        teachers: What the model itself predicts on each batch; filled by the first look at the
+            data, so that others need not run the model for it.
         progress: Told of each backward pass.
     """
     names = {site.name for site in wanted if site.is_stored and site.name in plan.formats}
     found = [place for place in places(model) if place.site.name in names]
     own = {place.parameter: place.parameter.data for place in found}
     batches = make_batches(data, 1, next(model.parameters()).device, judge_every=judge_every)
-    with torch.no_grad():
-        taught = [teacher_of(forward(model, batch), torch.bfloat16) for batch in batches]
-    teachers = dict(zip(map(id, batches), taught, strict=True))
+    kept = [] if teachers is None else teachers
+    kept += _taught(model, batches[len(kept) :])
+    taught = dict(zip(map(id, batches), kept, strict=True))
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     damage = dict.fromkeys((place.site.name for place in found), 0.0)
     passes = (
-        (lambda batch: _divergence(model, batch, teachers[id(batch)]), _first_order),
+        (lambda batch: _divergence(model, batch, taught[id(batch)]), _first_order),
         (lambda batch: sampled_loss(model, batch, generator), _second_order),
     )
     for number, (loss, term) in enumerate(passes):
@@ -88,6 +91,12 @@ def damage_in_plan(  # noqa: PLR0913 (what is looked at, and what a search share
             )
     positions = sum(batch.labels.numel() for batch in batches)
     return {name: -total / positions for name, total in damage.items()}
+
+
+@torch.no_grad()
+def _taught(model: PreTrainedModel, batches: Sequence[Batch]) -> list[Teacher]:
+    """What the model as it stands predicts on each batch."""
+    return [teacher_of(forward(model, batch), torch.bfloat16) for batch in batches]
 
 
 def _first_order(gradient: Tensor, delta: Tensor) -> float:

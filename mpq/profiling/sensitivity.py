@@ -51,7 +51,13 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def empty_table(
-    method: str, *, tokens: int, fingerprint: str, data_sha256: str, seed: int
+    method: str,
+    *,
+    tokens: int,
+    fingerprint: str,
+    data_sha256: str,
+    seed: int,
+    judge_every: int = 1,
 ) -> DamageTable:
     """A table without sites that says what `method` measures on, and nothing that it does not.
 
@@ -61,6 +67,7 @@ def empty_table(
         fingerprint: Of the model.
         data_sha256: Of the data; empty for a method that looks at none.
         seed: Of what is drawn at random; 0 for a method that draws nothing.
+        judge_every: Every how many positions are judged; 1 for a method that judges none.
     """
     looks = method != "mse"
     return DamageTable.empty(
@@ -69,6 +76,7 @@ def empty_table(
         fingerprint=fingerprint,
         data_sha256=data_sha256 if looks else "",
         seed=seed if method == "fisher" else 0,
+        judge_every=judge_every if method == "kl" else 1,
     )
 
 
@@ -105,7 +113,8 @@ def measure_sensitivity(
         model: A model as loaded, outside of any plan, in eval mode.
         data: Token windows `[N, T]`, or examples of a classification.
         candidates: Which formats of which sites.
-        table: What was measured before, and how to measure (`method`, `seed`).
+        table: What was measured before, and how to measure (`method`, `seed`,
+            `judge_every`).
         save: Given the table so far, every few seconds and at the end, also when interrupted.
         batch_size: Windows a pass; the method `fisher` takes one at a time.
         progress: Told how far the profile has come.
@@ -201,7 +210,14 @@ def _steps(
     progress: Progress,
 ) -> Iterator[tuple[Site, dict[str, float]]]:
     if table.method == "kl":
-        yield from kl_damage(model, data, missing, batch_size=batch_size, progress=progress)
+        yield from kl_damage(
+            model,
+            data,
+            missing,
+            batch_size=batch_size,
+            judge_every=table.judge_every,
+            progress=progress,
+        )
     elif table.method == "fisher-output":
         yield from outputs.output_damage(
             model, data, missing, batch_size=batch_size, progress=progress

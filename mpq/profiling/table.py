@@ -20,7 +20,7 @@ from mpq.errors import RunError
 from mpq.plans.plan import Plan
 from mpq.run import write_atomic
 
-FACTS = ("method", "tokens", "seed", "fingerprint", "data_sha256")
+FACTS = ("method", "tokens", "judge_every", "seed", "fingerprint", "data_sha256")
 """What a table was measured on: the same in every row of its CSV."""
 
 COLUMNS = ("site", "format", "damage", *FACTS)
@@ -55,6 +55,7 @@ class DamageTable:
         fingerprint: Of the model.
         data_sha256: Of the text; empty for a method without data.
         seed: Of what the method draws at random; 0 for a method that draws nothing.
+        judge_every: Every how many positions were judged; 1 for a method that judges none.
     """
 
     method: str
@@ -65,10 +66,18 @@ class DamageTable:
     fingerprint: str
     data_sha256: str
     seed: int = 0
+    judge_every: int = 1
 
     @classmethod
     def empty(
-        cls, *, method: str, tokens: int, fingerprint: str, data_sha256: str, seed: int = 0
+        cls,
+        *,
+        method: str,
+        tokens: int,
+        fingerprint: str,
+        data_sha256: str,
+        seed: int = 0,
+        judge_every: int = 1,
     ) -> DamageTable:
         """A table of no site: what a profile starts from."""
         return cls(
@@ -80,6 +89,7 @@ class DamageTable:
             fingerprint=fingerprint,
             data_sha256=data_sha256,
             seed=seed,
+            judge_every=judge_every,
         )
 
     @classmethod
@@ -257,11 +267,12 @@ def _from_rows(rows: Sequence[Mapping[str, str]]) -> DamageTable:
     facts = {tuple(row[name] for name in FACTS) for row in rows}
     if len(facts) != 1:
         raise ValueError(f"it holds {len(facts)} measurements, not one")
-    method, tokens, seed, fingerprint, data_sha256 = facts.pop()
+    method, tokens, judge_every, seed, fingerprint, data_sha256 = facts.pop()
     table = DamageTable.empty(
         method=method,
         tokens=int(tokens),
         seed=int(seed),
+        judge_every=int(judge_every),
         fingerprint=fingerprint,
         data_sha256=data_sha256,
     )

@@ -141,7 +141,7 @@ def _target_bits(
     """
     table = space.costs[TARGET_RESOURCE]
     fixed = space.fixed_costs[TARGET_RESOURCE]
-    least = int(table.min(axis=1).sum()) + fixed
+    least = space.least_bits(TARGET_RESOURCE)
     most = int(table.max(axis=1).sum()) + fixed
     most = min(most, limits.get(TARGET_RESOURCE, most))
     allowed = {

@@ -3,7 +3,8 @@
 A profile says what a group costs alone. Around a plan that was looked at, the group's own number
 there replaces it: what is won by a wider format is scaled by their ratio, and what is lost by a
 narrower one is scaled up with caution, since errors that grow meet each other and the expansion
-says nothing about them. Formats far narrower than the plan's are out of its reach.
+says nothing about them. Of the narrower formats, the next is always in its reach, and others are
+where they do not do much more damage.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,8 @@ SMALLEST_RATIO, LARGEST_RATIO = 0.3, 10.0
 """Bounds of what a group costs within a plan over what it costs alone."""
 
 REACH = 6.0
-"""A narrower format may do so many times the damage of the plan's: a bit less does four times."""
+"""A format narrower by more than one candidate may do so many times the damage of the plan's: a
+bit less does four times."""
 
 
 def group_damage(space: Space, by_site: Mapping[str, float]) -> FloatArray:
@@ -55,5 +57,6 @@ def damage_around(
     ratio = np.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO)[:, None]
     change = damage - own[:, None]
     scaled = np.where(change <= 0, ratio, caution * np.maximum(ratio, 1.0)) * change
-    is_far = (own[:, None] > 0) & (damage > REACH * own[:, None])
+    steps_down = np.array(plan)[:, None] - np.arange(damage.shape[1])
+    is_far = (own[:, None] > 0) & (damage > REACH * own[:, None]) & (steps_down > 1)
     return np.where(is_far, np.inf, scaled)

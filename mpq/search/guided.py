@@ -8,7 +8,7 @@ uniform plan is that uniform plan.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,10 @@ Ladders = Mapping[str, IntArray]
 TILT = 1.5
 KIND = 1.5
 """Largest natural logarithm of the factors that `tilt` and `kind.*` put on a damage (4.5x)."""
+
+JITTERS = tuple(0.1 * 1.2**attempt for attempt in range(16))
+"""Standard deviations of the natural logarithm of the factors that are put on the damages of a
+plan which was tried before, one after the other until there is a new one."""
 
 _BITS_KNOBS = {
     "weight_bits": "bits.weight",
@@ -53,7 +57,10 @@ def knobs(space: Space, ladders: Ladders) -> tuple[Knob, ...]:
     """
     found = []
     for resource, steps in ladders.items():
-        low, high = (float(step) / space.values[resource] for step in (steps[0], steps[-1]))
+        # Nobody need aim at the cost of the cheapest plan: it is the only one there, and a seed.
+        is_single = len(ladders) == 1 and len(steps) > 1 and steps[0] == space.least_bits(resource)
+        ends = (steps[1 if is_single else 0], steps[-1])
+        low, high = (float(step) / space.values[resource] for step in ends)
         if low < high:
             found.append(Knob(name=_BITS_KNOBS[resource], low=low, high=high, neutral=high))
     found.append(Knob(name="shrink", low=0.0, high=1.0, neutral=0.0))
@@ -90,8 +97,8 @@ def ladder(stops: Iterable[int], limit: int | None = None) -> IntArray:
 
 def uniform_stops(space: Space, resource: str) -> set[int]:
     """What the uniform plans and the cheapest plan spend of a resource."""
-    cheapest = int(space.costs[resource].min(axis=1).sum()) + space.fixed_costs[resource]
-    return {space.bits(resource, choices) for choices in space.uniform.values()} | {cheapest}
+    spent = {space.bits(resource, choices) for choices in space.uniform.values()}
+    return spent | {space.least_bits(resource)}
 
 
 def neutral_params(
@@ -108,11 +115,26 @@ def neutral_params(
 
 
 def decode(
-    space: Space, params: Mapping[str, float], ladders: Ladders, limits: Mapping[str, int]
+    space: Space,
+    params: Mapping[str, float],
+    ladders: Ladders,
+    limits: Mapping[str, int],
+    tried: Collection[Choices] = (),
 ) -> Choices:
     """The plan that the knobs describe: the additive optimum under the reweighted damages.
 
-    An aim between two steps of a ladder is the lower one.
+    An aim between two steps of a ladder is the lower one. Knobs that lie close together describe
+    the same plan, and a population soon gathers in such a place: in place of a plan that was
+    tried, the optimum at the same cost comes back whose damages are off by ever larger factors
+    (drawn from the plan itself, so that a resumed search draws them again).
+
+    Args:
+        space: What is searched.
+        params: A value for each knob.
+        ladders: What the knobs of bits aim at.
+        limits: Resource -> the most bits that the budgets allow.
+        tried: Plans that would say nothing new. One of them comes back all the same where
+            damages that are off by `JITTERS` lead to no other.
     """
     bounds = dict(limits)
     for resource, steps in ladders.items():
@@ -120,7 +142,14 @@ def decode(
         bits = params.get(_BITS_KNOBS[resource], np.inf) * space.values[resource] + 0.5
         step = max(0, int(np.searchsorted(steps, bits, side="right")) - 1)
         bounds[resource] = int(steps[step])
-    return optimum(space, reweighted(space, params), bounds)
+    damage = reweighted(space, params)
+    found = choices = optimum(space, damage, bounds)
+    for attempt, jitter in enumerate(JITTERS):
+        if found not in tried:
+            return found
+        draw = np.random.default_rng([*choices, attempt]).normal(size=(len(damage), 1))
+        found = optimum(space, damage * np.exp(jitter * draw), bounds)
+    return found if found not in tried else choices
 
 
 def optimum(space: Space, damage: FloatArray, bounds: Mapping[str, int]) -> Choices:

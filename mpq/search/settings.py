@@ -12,8 +12,9 @@ from mpq.search.anchors import (
     compared_resources,
     make_anchors,
 )
+from mpq.search.guided import ladder, uniform_stops
 from mpq.search.objective import Objective, quality_objective
-from mpq.search.space import Space, allowed_bits, resource_of
+from mpq.search.space import IntArray, Space, allowed_bits, resource_of
 
 MAX_DIRECT_GROUPS = 128
 """More variables than that, and samplers hardly move while Optuna's time a trial grows."""
@@ -87,6 +88,27 @@ def anchors_of(
         targets=settings.targets,
         which=settings.anchors,
     )
+
+
+def ladders_of(
+    space: Space, settings: SearchSettings, anchors: Sequence[Anchor], traded: Sequence[str]
+) -> dict[str, IntArray]:
+    """Traded resource -> the budgets that trials aim at, from the narrowest anchor to the widest.
+
+    Args:
+        space: What is searched.
+        settings: Whether uniform plans have anchors.
+        anchors: Of the search.
+        traded: See `traded_resources`.
+    """
+    limits = budget_limits(space, settings.budget)
+    found = {}
+    for resource in traded:
+        stops = {a.limits[resource] for a in anchors if resource in a.limits}
+        if settings.anchors == "all" or not stops:
+            stops |= uniform_stops(space, resource)
+        found[resource] = ladder(stops, limits.get(resource))
+    return found
 
 
 def check_space(space: Space, settings: SearchSettings, objectives: Sequence[Objective]) -> None:

@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.anchors import compared_resources
 from mpq.search.claims import claims_of, is_refinement, is_surplus
-from mpq.search.expansion import InPlan, group_damage
+from mpq.search.expansion import InPlan
 from mpq.search.front import TrialRecord
-from mpq.search.guided import Knob, knobs, ladder, uniform_stops
+from mpq.search.guided import Knob, knobs
 from mpq.search.interrupts import Interrupts
+from mpq.search.looks import Looks
 from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
 from mpq.search.rungs import pruner_shares, rung_ranges
@@ -28,22 +29,21 @@ from mpq.search.settings import (
     anchors_of,
     budget_limits,
     check_space,
+    ladders_of,
     traded_resources,
 )
-from mpq.search.space import Choices, FloatArray, IntArray, Space
+from mpq.search.space import Choices, Space
 from mpq.search.trial import RESULT, Judge, direct_params, read_record
 from mpq.search.workers import (
     QUEUED,
     SURPLUS,
     WORKER,
     give_back,
+    may_come_back,
     open_study,
     reclaim,
     this_worker,
 )
-
-IN_PLAN = "in_plan"
-"""Beginning of the study's user attributes that hold what sites cost within a plan."""
 
 RECLAIM_SECONDS = 30.0
 """Trials of dead workers are looked for at the start, and then this often."""
@@ -110,12 +110,11 @@ class Search:
         traded = traded_resources(objectives)
         self.compared = compared_resources(space, traded, self.limits)
         self.anchors = anchors_of(space, settings, self.objectives)
-        ladders = {name: self._ladder(name) for name in traded}
+        ladders = ladders_of(space, settings, self.anchors, traded)
         self.loop_seconds = 0.0
         self.forward_seconds = 0.0
         self.num_run = 0
         self._evaluate = evaluate
-        self._in_plan = in_plan
         self._interrupts = Interrupts()
         self._knobs: tuple[Knob, ...] = ()
         if settings.mode == "guided":
@@ -154,6 +153,7 @@ class Search:
             sampler=self._sampler,
             pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs)),
         )
+        self._looks = Looks(self.study, space, in_plan, self._interrupts)
         self._num_params = len(self._knobs) or len(space.groups)
         self._started = 0.0
         self._forward_started = 0.0
@@ -161,13 +161,6 @@ class Search:
         self._current: int | None = None
         self._records: dict[int, TrialRecord] = {}
         self._trials: list[FrozenTrial] = []
-
-    def _ladder(self, resource: str) -> IntArray:
-        """The budgets that trials aim at: from the narrowest anchor to the widest."""
-        stops = {a.limits[resource] for a in self.anchors if resource in a.limits}
-        if self.settings.anchors == "all" or not stops:
-            stops |= uniform_stops(self.space, resource)
-        return ladder(stops, self.limits.get(resource))
 
     def records(self) -> list[TrialRecord]:
         """Every finished trial of the study, whoever ran it, by number."""
@@ -197,7 +190,7 @@ class Search:
                 self._forward_started = self._evaluate.forward_seconds
                 if self._has_next(self._trials):
                     self._run_next(on_trial)
-                elif self._may_come_back(self._trials):
+                elif may_come_back(self.study, self._trials, self._num_params):
                     self._trials = self.study.get_trials(deepcopy=False)
                 else:
                     return
@@ -231,18 +224,6 @@ class Search:
         if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:
             reclaim(self.study, self._num_params)
             self._reclaimed = time.monotonic()
-
-    def _may_come_back(self, trials: Sequence[FrozenTrial]) -> bool:
-        """True while a trial runs that no worker has claimed yet; waits a moment then.
-
-        A worker that is killed right after it took a trial leaves it like that.
-        """
-        running = (trial for trial in trials if trial.state == TrialState.RUNNING)
-        if all(WORKER in trial.user_attrs for trial in running):
-            return False
-        time.sleep(0.5)
-        reclaim(self.study, self._num_params)
-        return True
 
     def _queue_seeds(self) -> None:
         trials = self.study.get_trials(deepcopy=False)
@@ -278,7 +259,7 @@ class Search:
             self.objectives,
             quality=self.quality,
             anchors=self.anchors,
-            look=self._look,
+            look=self._looks,
         )
         if found is None:
             return False
@@ -286,19 +267,6 @@ class Search:
         more = {"source": "refine", "parent": lineage.best.number, "anchor": lineage.anchor.name}
         self._queue(choices, lineage.best.params, more)
         return True
-
-    def _look(self, choices: Choices) -> FloatArray | None:
-        """What each group costs within a plan: from the study, or looked at and kept there."""
-        if self._in_plan is None:
-            return None
-        plan = self.space.plan(choices)
-        key = f"{IN_PLAN} {plan.digest}"
-        known = self.study.user_attrs.get(key)
-        if known is None:
-            with self._interrupts.allowed():
-                known = dict(self._in_plan(plan))
-            self.study.set_user_attr(key, known)
-        return group_damage(self.space, known)
 
     def _run_trial(self, trial: Trial) -> tuple[float, ...]:
         self._current = trial.number

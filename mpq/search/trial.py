@@ -87,7 +87,7 @@ class Judge:
             queued: What the queue says of it: source, choices, parent, anchor.
             records: Finished trials: a plan among them is not measured again.
         """
-        choices = self._draw(trial, queued)
+        choices = self._draw(trial, queued, records)
         plan = self.space.plan(choices)
         cost = self.space.cost(choices)
         result: dict[str, Any] = {
@@ -131,12 +131,15 @@ class Judge:
                 return record
         return None
 
-    def _draw(self, trial: Trial, queued: Mapping[str, Any] | None) -> Choices:
-        """The trial's parameters, and the plan that they (or the queue) name."""
+    def _draw(
+        self, trial: Trial, queued: Mapping[str, Any] | None, records: Sequence[TrialRecord]
+    ) -> Choices:
+        """The plan that the trial's parameters (or the queue) name; the parameters are drawn."""
         if self.knobs:
             params = {k.name: trial.suggest_float(k.name, k.low, k.high) for k in self.knobs}
             if queued is None:
-                return decode(self.space, params, self.ladders, self.limits)
+                tried = {record.choices for record in records if record.is_comparable}
+                return decode(self.space, params, self.ladders, self.limits, tried)
             return tuple(queued["choices"])
         return tuple(
             trial.suggest_int(f"choice.{group.name}", 0, len(group.candidates) - 1)

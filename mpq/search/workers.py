@@ -8,6 +8,7 @@ only; a journal file has no heartbeats).
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -147,6 +148,24 @@ def reclaim(study: Study, num_params: int) -> int:
             give_back(study, trial, num_params)
             count += 1
     return count
+
+
+def may_come_back(study: Study, trials: Sequence[FrozenTrial], num_params: int) -> bool:
+    """True while a trial runs that no worker has claimed yet; waits a moment then.
+
+    A worker that is killed right after it took a trial leaves it like that.
+
+    Args:
+        study: Whose trials.
+        trials: As they were read a moment ago.
+        num_params: See `reclaim`.
+    """
+    running = (trial for trial in trials if trial.state == TrialState.RUNNING)
+    if all(WORKER in trial.user_attrs for trial in running):
+        return False
+    time.sleep(0.5)
+    reclaim(study, num_params)
+    return True
 
 
 def give_back(study: Study, trial: FrozenTrial, num_params: int) -> None:

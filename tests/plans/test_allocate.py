@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.errors import BudgetError, PlanError
-from mpq.plans import allocate as room
 from mpq.plans.allocate import allocate, allocate_at_price, spent
 
 
@@ -222,28 +221,6 @@ def test_many_budgets_out_of_reach_together_are_found_by_the_solver():
 def test_numbers_that_do_not_fit_are_refused(damage, costs, budgets, match):
     with pytest.raises(PlanError, match=match):
         allocate(damage, costs, budgets)
-
-
-def test_a_solver_that_breaks_the_budget_time_and_again_is_not_believed(monkeypatch):
-    monkeypatch.setattr(room, "MAX_CUTS", 0)
-    with pytest.raises(PlanError, match=r"too large for the solver.*count in a coarser unit"):
-        allocate(*problem(0, groups=20, choices=5))
-
-
-def test_an_answer_over_the_budget_is_cut_off(monkeypatch):
-    # A solver with a tolerance of 10 %: its first answers are over the budget.
-    loose = room.LinearConstraint
-
-    def tolerant(matrix, low, high):
-        is_budget = np.ndim(high) == 1
-        return loose(matrix, low, np.asarray(high) * 1.1 if is_budget else high)
-
-    monkeypatch.setattr(room, "LinearConstraint", tolerant)
-    monkeypatch.setattr(room, "_greedy", lambda *_: None)
-    damage, costs, budgets = problem(1, groups=5, choices=4)
-    choices = allocate(damage, costs, budgets)
-    assert (spent(choices, costs) <= budgets).all()
-    assert loss(damage, choices) == pytest.approx(brute_force(damage, costs, budgets))
 
 
 def test_at_a_price_every_group_decides_for_itself():

@@ -8,7 +8,8 @@ import numpy as np
 from mpq.formats.zoo import parse_format
 from mpq.plans.plan import Plan
 from mpq.plans.site import TOKENS, Site
-from mpq.search.space import Space, build_space
+from mpq.search.build import build_space
+from mpq.search.space import Space
 
 FORMATS = ("bfp2", "bfp3", "bfp4", "bfp5", "bfp6")
 LAYERS = {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}

@@ -31,12 +31,25 @@ def settings_of(space, limit=None):
     return knobs(space, ladders(space, limit))
 
 
+def aimed_at(space):
+    """The uniform plans but the cheapest, which is a seed and alone at its cost."""
+    return list(space.uniform.values())[1:]
+
+
 def test_neutral_knobs_decode_to_the_optimum_of_the_profile(space):
-    for low, high in itertools.pairwise(space.uniform.values()):
-        for choices in (low, high):
-            bits = bits_of(space, choices, [RESOURCE])
-            params = neutral_params(space, settings_of(space), bits)
-            assert decode(space, params, ladders(space), {}) == optimum(space, space.damage, bits)
+    for choices in aimed_at(space):
+        bits = bits_of(space, choices, [RESOURCE])
+        params = neutral_params(space, settings_of(space), bits)
+        assert decode(space, params, ladders(space), {}) == optimum(space, space.damage, bits)
+
+
+def test_nobody_aims_at_the_cheapest_plan_but_at_the_lowest_target(space):
+    steps = ladder(uniform_stops(space, RESOURCE))
+    (bits, *_) = knobs(space, {RESOURCE: steps})
+    assert bits.low == steps[1] / space.values[RESOURCE]
+    (bits, *_) = knobs(space, {RESOURCE: steps[1:]})
+    assert bits.low == steps[1] / space.values[RESOURCE]
+    assert bits.high == steps[-1] / space.values[RESOURCE]
 
 
 def test_the_optimum_is_the_best_of_all_plans():
@@ -53,7 +66,7 @@ def test_the_optimum_is_the_best_of_all_plans():
 
 
 def test_full_shrink_decodes_to_the_uniform_plans(space):
-    for choices in space.uniform.values():
+    for choices in aimed_at(space):
         params = neutral_params(space, settings_of(space), bits_of(space, choices, [RESOURCE]))
         assert decode(space, params | {"shrink": 1.0}, ladders(space), {}) == choices
 
@@ -67,6 +80,31 @@ def test_every_decoded_plan_keeps_its_target_and_the_budget(space):
         choices = decode(space, params, ladders(space, limits[RESOURCE]), limits)
         assert within(space, choices, limits)
         assert space.mean_bits(RESOURCE, choices) <= params["bits.weight"] + 1e-9
+
+
+def test_knobs_of_plans_that_were_tried_give_new_plans_at_no_greater_cost(space):
+    params = neutral_params(
+        space, settings_of(space), bits_of(space, space.uniform["bfp4"], [RESOURCE])
+    )
+    tried = {decode(space, params, ladders(space), {})}
+    (first,) = tried
+    damages = []
+    for _ in range(8):
+        new = decode(space, params, ladders(space), {}, tried)
+        assert new not in tried
+        assert new == decode(space, params, ladders(space), {}, set(tried))
+        assert within(space, new, bits_of(space, space.uniform["bfp4"], [RESOURCE]))
+        damages.append(space.predicted_damage(new))
+        tried.add(new)
+    # They stay close to what the knobs ask for.
+    assert space.predicted_damage(first) <= min(damages)
+    assert np.median(damages) < 1.3 * space.predicted_damage(first)
+
+
+def test_where_there_is_no_new_plan_a_tried_one_comes_back(space):
+    cheapest = space.uniform["bfp2"]
+    params = neutral_params(space, settings_of(space), {}) | {"bits.weight": 0.0}
+    assert decode(space, params, ladders(space), {}, {cheapest}) == cheapest
 
 
 def test_a_multiplier_moves_bits_to_its_kind(space):

@@ -39,7 +39,9 @@ def test_every_uniform_plan_and_the_optimum_at_its_cost_come_first(space):
 
 def test_seeds_carry_knobs_that_decode_to_them(space):
     for seed in make(space):
-        assert decode(space, seed.params, ladders(space), {}) == seed.choices or not seed.anchor
+        is_aimed_at = space.bits(RESOURCE, seed.choices) > space.least_bits(RESOURCE)
+        if seed.anchor and is_aimed_at:
+            assert decode(space, seed.params, ladders(space), {}) == seed.choices
 
 
 def test_under_a_budget_the_first_seed_is_the_optimum_and_all_keep_it(space):

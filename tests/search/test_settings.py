@@ -2,7 +2,14 @@ import pytest
 
 from mpq.errors import BudgetError, ConfigError
 from mpq.search.objective import make_objectives
-from mpq.search.settings import MAX_DIRECT_GROUPS, SearchSettings, budget_limits, check_space
+from mpq.search.settings import (
+    MAX_DIRECT_GROUPS,
+    SearchSettings,
+    anchors_of,
+    budget_limits,
+    check_space,
+    ladders_of,
+)
 from tests.search.synthetic import Problem, make_sites, make_space
 
 
@@ -15,6 +22,20 @@ def test_two_budgets_on_one_resource_join(space):
     values = space.values["weight_bits"]
     limits = budget_limits(space, {"weight_bits": 4.5, "weight_bytes": values * 4 / 8})
     assert limits == {"weight_bits": values * 4}
+
+
+def test_ladders_reach_over_all_anchors_and_no_further(space):
+    objectives = make_objectives(["kl", "weight_bits"])
+
+    def ends(**keys):
+        settings = SearchSettings(targets=(3.25, 4.0), **keys)
+        anchors = anchors_of(space, settings, objectives)
+        steps = ladders_of(space, settings, anchors, ["weight_bits"])["weight_bits"]
+        return steps[0] / space.values["weight_bits"], steps[-1] / space.values["weight_bits"]
+
+    assert ends(anchors="targets") == (3.25, 4.0)
+    assert ends() == (2.5, 6.5)
+    assert ends(budget={"weight_bits": 5.0}) == (2.5, 5.0)
 
 
 def test_a_budget_out_of_reach(space):
