@@ -190,12 +190,13 @@ class SpaceSection(Section):
 class ProfileSection(Section):
     """`[profile]`: how the damage of each site in each format is estimated."""
 
-    method: Literal["fisher", "kl", "fisher-output", "first-order", "mse"] = "fisher"
-    """fisher: one backward pass for all pairs; kl: one forward pass a pair; fisher-output (Model
-    Optimizer's) and first-order (auto-round's): backward passes too; mse: of the weights alone."""
+    method: Literal["shares", "fisher", "kl", "fisher-output", "first-order", "mse"] = "fisher"
+    """shares: one backward pass a format, with all sites held in it; kl: one forward pass a pair;
+    fisher: one backward pass for all pairs; fisher-output (Model Optimizer's) and first-order
+    (auto-round's): backward passes too; mse: of the weights alone."""
     in_plan: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    """Share of the calibration data with which plans under refinement are looked at: two backward
-    passes that say what each weight costs within the plan. 0: exchanges go by the profile."""
+    """Share of the calibration data with which plans under refinement are looked at: a backward
+    pass that says what each weight costs within the plan. 0: exchanges go by the profile."""
 
 
 class SearchSection(Section):

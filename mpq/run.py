@@ -67,6 +67,7 @@ CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 STUDY = "study.db"
 DAMAGE_UNITS = {
+    "shares": "nats per token",
     "fisher": "nats per token",
     "kl": "nats per token",
     "fisher-output": "nats per token",

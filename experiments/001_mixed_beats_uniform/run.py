@@ -41,8 +41,8 @@ class Setting:
         results: Where the report goes.
         text: Where the split text lies, as the configs name it.
         seeds: Of the parts that are run with several.
-        tokens: Numbers of search tokens of the part `tokens`, which has the first seed.
-        tokens_gemma: The same of the part `tokens_gemma`.
+        tokens: Numbers of search tokens of the part `tokens`.
+        tokens_gemma: The same of the part `tokens_gemma`, which has the first seed only.
         rivals: Further keywords of `measure_rivals`.
         scores_config: What `measure_scores` measures on.
         scores: Further keywords of it.
@@ -80,7 +80,8 @@ def tokens(part: str, out: Path, setting: Setting) -> None:
     """Searches with ever more tokens, and what they gain on held-out text."""
     counts = setting.tokens_gemma if part == "tokens_gemma" else setting.tokens
     config = config_path(part, setting.configs)
-    results = measure_tokens(out / part, config=config, tokens=counts, seeds=setting.seeds[:1])
+    seeds = setting.seeds if part == "tokens" else setting.seeds[:1]
+    results = measure_tokens(out / part, config=config, tokens=counts, seeds=seeds)
     write_json(out / f"{part}.json", results)
 
 

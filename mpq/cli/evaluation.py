@@ -81,7 +81,6 @@ class Evaluation:
             data,
             plan,
             self._subject.candidates,
-            seed=config.search.seed,
             judge_every=config.data.judge_every,
             cache=self._cache,
             teachers=self._teachers,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Parser = argparse.ArgumentParser
 Run = Callable[[argparse.Namespace], None]
 
-METHODS = ("fisher", "kl", "fisher-output", "first-order", "mse")
+METHODS = ("shares", "fisher", "kl", "fisher-output", "first-order", "mse")
 NUM_SHOWN = 8
 """Sites shown at either end of the ranking."""
 

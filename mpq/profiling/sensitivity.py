@@ -1,4 +1,4 @@
-"""The sensitivity profile: a damage table, filled by one of five methods, that survives a kill."""
+"""The sensitivity profile: a damage table, filled by one of six methods, that survives a kill."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mpq.profiling import first_order, outputs, squared_error
 from mpq.profiling.candidates import Candidates, Progress
 from mpq.profiling.direct import kl_damage
 from mpq.profiling.fisher import fisher_damage, parts_within
+from mpq.profiling.shares import share_damage
 from mpq.profiling.table import DamageTable
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
     from mpq.data.examples import Examples
 
-Method = Literal["fisher", "kl", "fisher-output", "first-order", "mse"]
+Method = Literal["shares", "fisher", "kl", "fisher-output", "first-order", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""`fisher`: all pairs from one backward pass; `kl`: one forward pass for each pair;
-`fisher-output` (as Model Optimizer has it): all pairs from one backward pass; `first-order` (as
-auto-round has it): one backward pass for each format; `mse`: from the weights alone."""
+"""`shares`: one backward pass for each format; `fisher`: all pairs from one backward pass; `kl`:
+one forward pass for each pair; `fisher-output` (as Model Optimizer has it): all pairs from one
+backward pass; `first-order` (as auto-round has it): one backward pass for each format; `mse`:
+from the weights alone."""
 
 _ONLY: Mapping[str, tuple[Callable[[Place], bool], str]] = {
     "fisher-output": (outputs.is_measured, outputs.MEASURED),
@@ -76,7 +78,7 @@ def empty_table(
         fingerprint=fingerprint,
         data_sha256=data_sha256 if looks else "",
         seed=seed if method == "fisher" else 0,
-        judge_every=judge_every if method == "kl" else 1,
+        judge_every=judge_every if method in ("shares", "kl") else 1,
     )
 
 
@@ -133,6 +135,8 @@ def measure_sensitivity(
     missing = _missing(candidates, table)
     if not missing:
         return table
+    if table.method == "shares":
+        missing = _in_company(candidates, missing)
     steps = _steps(model, data, missing, table, batch_size, progress)
     found: dict[tuple[str, str], float] = {}
     saved_at = time.monotonic()
@@ -201,6 +205,15 @@ def _missing(candidates: Candidates, table: DamageTable) -> Candidates:
     return missing
 
 
+def _in_company(candidates: Candidates, missing: Candidates) -> Candidates:
+    """All sites of each format that one of them lacks: each is the others' company."""
+    wanted = {fmt for formats in missing.values() for fmt in formats}
+    return {
+        site: tuple(fmt for fmt in formats if fmt in wanted)
+        for site, formats in candidates.items()
+    }
+
+
 def _steps(
     model: PreTrainedModel,
     data: Tensor | Examples,
@@ -209,7 +222,11 @@ def _steps(
     batch_size: int,
     progress: Progress,
 ) -> Iterator[tuple[Site, dict[str, float]]]:
-    if table.method == "kl":
+    if table.method == "shares":
+        yield from share_damage(
+            model, data, missing, judge_every=table.judge_every, progress=progress
+        )
+    elif table.method == "kl":
         yield from kl_damage(
             model,
             data,

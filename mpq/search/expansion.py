@@ -18,8 +18,13 @@ InPlan = Callable[[Plan], Mapping[str, float]]
 """Looks at a plan: site name -> nats per token that the plan would lose by giving the site no
 format. Sites without such a number are left out."""
 
-CAUTIONS = (2.0, 4.0, 8.0)
-"""Factors on what narrower formats lose, tried one after the other: ever shorter steps."""
+CAUTIONS = (2.0, 4.0, 1.0, 8.0)
+"""Factors on what narrower formats lose, tried one after the other: the larger, the shorter the
+step. Where errors add up, 1 is right; where all of them point the same way, 2."""
+
+PRIOR = 0.2
+"""Weight of "this group is like the others", in the mean damage of a group: the number of a group
+that does next to none within the plan is noise."""
 
 SMALLEST_RATIO, LARGEST_RATIO = 0.3, 10.0
 """Bounds of what a group costs within a plan over what it costs alone."""
@@ -45,18 +50,30 @@ def damage_around(
         damage: `[G, C]` of the profile; inf where a choice is forbidden.
         plan: What was looked at.
         in_plan: `[G]`, what its choices cost within it; NaN where that is not known.
-        caution: At least 1; see `CAUTIONS`.
+        caution: See `CAUTIONS`.
 
     Returns:
         0 for the plan's own choices, negative for choices that do less damage; inf where a
         choice is forbidden or out of reach.
     """
     own = damage[np.arange(len(damage)), list(plan)]
-    is_known = np.isfinite(in_plan) & (own > 0)
-    ratio = np.where(is_known, in_plan, 1.0) / np.where(is_known, own, 1.0)
-    ratio = np.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO)[:, None]
+    ratio = _ratios(own, in_plan)[:, None]
     change = damage - own[:, None]
     scaled = np.where(change <= 0, ratio, caution * np.maximum(ratio, 1.0)) * change
     steps_down = np.array(plan)[:, None] - np.arange(damage.shape[1])
     is_far = (own[:, None] > 0) & (damage > REACH * own[:, None]) & (steps_down > 1)
     return np.where(is_far, np.inf, scaled)
+
+
+def _ratios(own: FloatArray, in_plan: FloatArray) -> FloatArray:
+    """`[G]`: what each group costs within the plan over what it costs alone; 1 where unknown.
+
+    Groups are shrunk towards all of them together, those with little damage most.
+    """
+    is_known = np.isfinite(in_plan) & np.isfinite(own)
+    prior = PRIOR * own[is_known].mean() if is_known.any() else 0.0
+    if not prior > 0:
+        return np.ones_like(own)
+    together = in_plan[is_known].sum() / own[is_known].sum()
+    ratio = (in_plan + prior * together) / (own + prior)
+    return np.where(is_known, np.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO), 1.0)
