@@ -190,7 +190,7 @@ class SpaceSection(Section):
 class ProfileSection(Section):
     """`[profile]`: how the damage of each site in each format is estimated."""
 
-    method: Literal["shares", "fisher", "kl", "fisher-output", "first-order", "mse"] = "fisher"
+    method: Literal["shares", "fisher", "kl", "fisher-output", "first-order", "mse"] = "kl"
     """shares: one backward pass a format, with all sites held in it; kl: one forward pass a pair;
     fisher: one backward pass for all pairs; fisher-output (Model Optimizer's) and first-order
     (auto-round's): backward passes too; mse: of the weights alone."""

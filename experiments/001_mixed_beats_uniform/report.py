@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from looks import COLUMNS as LOOKS
+from looks import look_rows
 from rivals import COLUMNS as RIVALS
 from rivals import PEER_COLUMNS, peer_rows, reproduction, rival_rows
 from samplers_tables import tables_of as sampler_tables
@@ -27,7 +29,7 @@ from mpq.run import SUMMARY, open_run, read_json, write_atomic
 PROVENANCE = ("model", "model_fingerprint", "data_sha256", "seed", "python", "versions")
 COUNTS = ("trials", "by_source", "seconds", "forward_seconds", "objectives")
 SPLITS = ("calibration", "search", "heldout")
-MEASURED = ("rivals", "tokens", "tokens_gemma", "scores", "samplers")
+MEASURED = ("rivals", "looks", "tokens", "tokens_gemma", "scores", "samplers")
 """Parts that leave one JSON file under the runs' directory."""
 
 TITLES = {
@@ -137,6 +139,11 @@ def rivals_section(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def looks_section(result: Mapping[str, Any]) -> str:
+    """How near estimates come to what lifting a group out of a plan gains, target by target."""
+    return markdown(LOOKS, look_rows(result))
+
+
 def tokens_section(result: Mapping[str, Any]) -> str:
     """Gains over the additive optimum by number of search tokens, and from where on they hold."""
     rows = markdown(TOKENS, token_rows(result))
@@ -149,6 +156,7 @@ def tokens_section(result: Mapping[str, Any]) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "rivals": ("Other tools, Gemma 3 270M, KL (loss) on twelve windows", rivals_section),
+    "looks": ("What lifting a tensor gains, Gemma 3 270M", looks_section),
     "tokens": ("How many tokens a search needs, the shipped Llama", tokens_section),
     "tokens_gemma": ("How many tokens a search needs, Gemma 3 270M", tokens_section),
     "scores": ("Which damage score predicts the joint damage", score_table),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import draw_figures
+from looks import measure_looks
 from report import write_report
 from rivals import measure_rivals
 from samplers import measure_samplers
@@ -43,6 +44,7 @@ class Setting:
         seeds: Of the parts that are run with several.
         tokens: Numbers of search tokens of the part `tokens`.
         tokens_gemma: The same of the part `tokens_gemma`, which has the first seed only.
+        looks: Further keywords of `measure_looks`.
         rivals: Further keywords of `measure_rivals`.
         scores_config: What `measure_scores` measures on.
         scores: Further keywords of it.
@@ -55,6 +57,7 @@ class Setting:
     seeds: tuple[int, ...] = (0, 1, 2)
     tokens: tuple[int, ...] = (512, 1024, 2048, 4096)
     tokens_gemma: tuple[int, ...] = (1024, 4096, 16384)
+    looks: Mapping[str, Any] = field(default_factory=dict)
     rivals: Mapping[str, Any] = field(default_factory=dict)
     scores_config: Path = SCORES
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +77,12 @@ def rivals(out: Path, setting: Setting) -> None:
             "holds none; run the part gemma_int first"
         )
     measure_rivals(out, jobs=jobs, text=setting.text / HELDOUT, **setting.rivals)
+
+
+def looks(out: Path, setting: Setting) -> None:
+    """What lifting groups out of plans gains, and what a look at the plan says of it."""
+    config = config_path("gemma_int_tied_2348", setting.configs)
+    write_json(out / "looks.json", measure_looks(out / "looks", config=config, **setting.looks))
 
 
 def tokens(part: str, out: Path, setting: Setting) -> None:
@@ -106,6 +115,7 @@ def report(out: Path, setting: Setting) -> None:
 
 MEASUREMENTS: dict[str, Callable[[Path, Setting], None]] = {
     "rivals": rivals,
+    "looks": looks,
     "tokens": partial(tokens, "tokens"),
     "tokens_gemma": partial(tokens, "tokens_gemma"),
     "scores": scores,

@@ -45,7 +45,7 @@ examples:
   mpq-profile sensitivity search_configs/tiny_llama.toml
                                                    what that search will ask for, into its run
   mpq-profile sensitivity --model Qwen/Qwen3-0.6B --formats int4-g128 mxfp4 nvfp4 \\
-      --text notes.txt --tokens 8192 --method kl   another model, formats, text and method
+      --text notes.txt --tokens 8192 --method fisher   another model, formats, text, method
 
 The table is written to OUT/sensitivity_METHOD.csv while it grows; the same command goes on with
 it. Where several methods have one, their rank correlation with kl (or the first) is printed."""
@@ -107,9 +107,9 @@ def add_sensitivity_flags(command: Parser) -> None:
     """Adds all flags of `mpq-profile sensitivity`."""
     add_subject_flags(command, seed="the windows and the sampled labels")
     add = command.add_argument
-    add("--method", choices=METHODS, help="fisher: one backward pass for all pairs (default); "
-        "kl: a forward pass for each; fisher-output, first-order: as Model Optimizer and "
-        "auto-round have it; mse: the squared error of the weights")  # fmt: skip
+    add("--method", choices=METHODS, help="kl: a forward pass for each pair (default); shares: a "
+        "backward pass for each format; fisher: one for all pairs; fisher-output, first-order: "
+        "as Model Optimizer and auto-round have it; mse: squared errors alone")  # fmt: skip
     add("--formats", nargs="+", metavar="FORMAT", help=f"default: {' '.join(DEFAULT_FORMATS)}")
     add("--sites", nargs="+", metavar="GLOB", help='which sites (default: "*.weight")')
     add("--include", nargs="+", choices=("lm_head", "embeddings", "bias", "output"),

@@ -96,7 +96,11 @@ def _profile_work(subject: Subject) -> str:
     count = len(windows.tokens) if hasattr(windows, "tokens") else len(windows.labels)
     if subject.config.profile.method == "kl":
         return f"{pairs} pairs, each at most one forward pass over {count} windows"
-    return f"{pairs} pairs from one forward and backward pass over each of {count} windows"
+    passes = ""
+    if subject.config.profile.method in ("shares", "first-order"):
+        formats = {fmt for some in subject.candidates.values() for fmt in some}
+        passes = f" for each of {len(formats)} formats"
+    return f"{pairs} pairs from one forward and backward pass over each of {count} windows{passes}"
 
 
 def _memory(subject: Subject, num_windows: int) -> str:

@@ -9,6 +9,7 @@ a function of the finished trials, so a resumed search goes on as if it had neve
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mpq.search.anchors import Anchor, within
 from mpq.search.correction import corrected_damage
@@ -137,37 +138,54 @@ def propose(
     found = lineages(space, records, objectives, quality=quality, anchors=anchors)
     # Of equals the narrowest: a trial's number depends on what was interrupted and queued again.
     for lineage in sorted(found, key=lambda one: one.children):
-        damage = space.damage
-        if quality.name == "kl":  # the other measures do not start from 0
-            index = objectives.index(quality)
-            # All on the first rung's windows: plans that went no further count as well.
-            measured = {r.choices: r.first_values[index] for r in records if r.is_comparable}
-            damage = corrected_damage(damage, measured, lineage.best.choices)
-        in_plan = look(lineage.best.choices) if quality.name == "kl" else None
-        for choices in _children(space, lineage, damage, in_plan):
+        best = lineage.best.choices
+        correct = partial(_corrected, space, records, objectives, quality, best)
+        # The other measures do not start from 0.
+        in_plan = look(best) if quality.name == "kl" else None
+        for choices in _children(space, lineage, correct, in_plan):
             if choices not in tried:
                 return lineage, choices
     return None
 
 
+def _corrected(
+    space: Space,
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    quality: Objective,
+    near: Choices,
+) -> FloatArray:
+    """`[G, C]`: the profile's damages, corrected by the trials around a plan."""
+    if quality.name != "kl":
+        return space.damage
+    index = objectives.index(quality)
+    # All on the first rung's windows: plans that went no further count as well.
+    measured = {r.choices: r.first_values[index] for r in records if r.is_comparable}
+    return corrected_damage(space.damage, measured, near)
+
+
 def _children(
-    space: Space, lineage: Lineage, damage: FloatArray, in_plan: FloatArray | None
+    space: Space,
+    lineage: Lineage,
+    correct: Callable[[], FloatArray],
+    in_plan: FloatArray | None,
 ) -> Iterator[Choices]:
     """Plans to try from the best of a lineage, the most promising first; some come twice.
 
     Args:
         space: What is searched.
         lineage: Whose best plan and limits.
-        damage: `[G, C]`, corrected by what was measured.
+        correct: Makes `[G, C]`, damages corrected by what was measured.
         in_plan: `[G]`, what the best plan's choices cost within it; None where nobody looked.
     """
     best, limits = lineage.best.choices, lineage.anchor.limits
     if in_plan is None:
+        damage = correct()
         yield optimum(space, damage, limits)
         yield from exchanges(space, damage, best, limits)
         return
     tables = [damage_around(space.damage, best, in_plan, caution) for caution in CAUTIONS]
     for table in tables:
         yield optimum(space, table, limits)
-    yield optimum(space, damage, limits)
+    yield optimum(space, correct(), limits)
     yield from exchanges(space, tables[0], best, limits)

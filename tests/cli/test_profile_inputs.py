@@ -27,7 +27,7 @@ def test_flags_stand_for_keys_and_what_a_command_lacks_is_left_to_the_config():
     assert config.model.id == profile_inputs.DEFAULT_MODEL
     assert (config.data.calibration_tokens, config.data.window) == (256, 64)
     assert config.search.seed == 3
-    assert config.profile.method == "fisher"
+    assert config.profile.method == "kl"
     args = parse("search_configs/tiny_llama.toml", "--tokens", "512", "--text", "some.txt")
     config = read_config(args)
     assert (config.data.source, config.data.path) == ("file", "some.txt")

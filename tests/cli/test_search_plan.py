@@ -23,6 +23,21 @@ def test_a_dry_run_counts_the_work(capsys):
         assert part in said
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("kl", "each at most one forward pass over 2 windows"),
+        ("fisher", "from one forward and backward pass over each of 2 windows,"),
+        ("shares", "backward pass over each of 2 windows for each of 2 formats"),
+    ],
+)
+def test_a_dry_run_says_what_the_profile_takes(capsys, method, said):
+    formats = {"formats": ["bfp3", "bfp4"]}
+    subject = load_subject(config_of(profile={"method": method}, space=formats))
+    print_dry_run(subject, Path("somewhere"))
+    assert said.rstrip(",") in capsys.readouterr().out
+
+
 def test_a_dry_run_refuses_what_the_search_would(capsys):
     subject = load_subject(config_of(search={"budget": {"weight_bits": 2.0}}))
     with pytest.raises(BudgetError, match="cheapest plan"):

@@ -14,7 +14,18 @@ from mpq.run import read_toml, write_toml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "001_mixed_beats_uniform"
 CONFIGS = sorted((FOLDER / "configs").glob("*.toml"))
-SCRIPTS = ("figures", "peers", "report", "rivals", "run", "searches", "tables", "text", "tokens")
+SCRIPTS = (
+    "figures",
+    "looks",
+    "peers",
+    "report",
+    "rivals",
+    "run",
+    "searches",
+    "tables",
+    "text",
+    "tokens",
+)
 
 
 @pytest.fixture
@@ -162,6 +173,21 @@ def test_beating_the_optimum_means_most_seeds_from_there_on(scripts, gains, leas
     assert scripts["tokens"].beats_from(points) == least
 
 
+# --- looks ------------------------------------------------------------------------------------
+
+
+def test_a_row_of_looks_says_how_near_estimates_come(scripts):
+    lifted = [
+        {"group": "a", "format": "int3-g128", "gain": 0.1, "look": 0.2, "profile": 0.03},
+        {"group": "b", "format": "int3-g128", "gain": 0.2, "look": 0.3, "profile": 0.02},
+        {"group": "c", "format": "int4-g128", "gain": 0.3, "look": 0.4, "profile": 0.01},
+    ]
+    (row,) = scripts["looks"].look_rows({"anchors": {"3.5 bits": {"kl": 2.0, "lifted": lifted}}})
+    assert row == (
+        "3.5 bits", "2", "3", "0.1 to 0.3", "1.000", "1.50", "-1.000", "0.10",
+    )  # fmt: skip
+
+
 # --- rivals -----------------------------------------------------------------------------------
 
 
@@ -247,6 +273,7 @@ def small(scripts, tmp_path, monkeypatch):
         seeds=(0, 1),
         tokens=(64, 128),
         tokens_gemma=(128,),
+        looks={"every": 8},
         rivals={"num_windows": 2, "window": 64},
         scores_config=tmp_path / "scores.toml",
         scores={"sets": importlib.import_module("scores").Sets(plans=12, tolerance=0.5)},
@@ -282,8 +309,11 @@ def test_all_parts_run_are_skipped_when_done_and_make_the_report(scripts, small,
     assert [row["search"] for row in rivals[3:]] == [name for name in names for _ in range(2)]
     assert all(row["weight_bits"] <= row["target"] for row in rivals[3:])
     assert results["rivals"]["full_precision_loss"] > 0
+    for found in results["looks"]["anchors"].values():
+        assert found["kl"] > 0
+        assert all(row["profile"] > 0 for row in found["lifted"])
     gains = results["tokens"]["points"]
-    assert len(gains) == 2 * 1 * 2
+    assert len(gains) == 2 * 2 * 2
     for one in gains:  # the additive optimum is among the trials: none looks worse on their text
         assert one["search"]["mean"] >= 0
         assert one["is_allocation"] == (one["search"]["mean"] == 0)
