@@ -47,7 +47,10 @@ def test_every_pair_is_measured_and_saved(model, weights, method, tmp_path):
         model, windows(), weights, new_table(method), save=lambda table: table.write(path)
     )
     assert set(table.sites) == {site.name for site in weights}
-    assert (table.damage > 0).all()
+    # In company, errors may make up for each other.
+    assert (table.damage >= 0).all()
+    assert (table.damage > 0).all() or method == "shares"
+    assert (table.damage > 0).mean() > 0.8
     np.testing.assert_array_equal(DamageTable.read(path).damage, table.damage)
 
 
@@ -87,7 +90,8 @@ def test_an_interrupted_profile_goes_on_where_it_was(
 ):
     path = tmp_path / "t.csv"
     whole = measure_sensitivity(model, windows(), weights, new_table(method), batch_size=4)
-    counted = "backward passes" if method == "first-order" else "sites"
+    by_format = method in ("first-order", "shares")
+    counted = "backward passes" if by_format else "sites"
 
     def stop(what, done, total):
         if what in (counted, "forward passes") and done > total // 2:
