@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mpq.search.space import FloatArray
 
 TEACHER_SHARE = 0.125
-"""Share of it that the teacher's probabilities may fill: on search text, and on held-out text."""
+"""Share of the device's memory that the teacher's probabilities may fill: on search text, and on
+held-out text."""
 
 MEASURES = ("kl", "loss", "accuracy")
 

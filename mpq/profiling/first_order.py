@@ -19,7 +19,7 @@ scores of others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +32,7 @@ from mpq.modeling.wrap import apply_plan
 from mpq.plans.plan import Plan
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
-from mpq.profiling.gradients import gradients_to, run_backward, true_loss
+from mpq.profiling.gradients import SlopeSums, gradients_to, run_backward, true_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,7 +90,7 @@ def first_order_damage(
             continue
         held = {*always, *(site.name for site in asked)}
         plan = Plan(formats=dict.fromkeys(sorted(held), fmt))
-        scores = _Scores([found[site.name] for site in asked])
+        scores = SlopeSums([found[site.name] for site in asked], torch.abs)
         with apply_plan(model, plan), gradients_to(model, scores.own, scores.add):
             run_backward(
                 batches,
@@ -106,28 +106,3 @@ def first_order_damage(
 
 def _mean_loss(model: nn.Module, batch: Batch) -> Tensor:
     return true_loss(model, batch) / batch.labels.numel()
-
-
-class _Scores:
-    """Adds up Σ|g · (W - Q(W))| of each site; made while the model is as loaded.
-
-    Attributes:
-        own: The parameters, each with its own values: under a plan it holds the quantised ones.
-        totals: Site -> its sum so far.
-    """
-
-    def __init__(self, asked: Sequence[Place]) -> None:
-        self.own = {place.parameter: place.parameter.data for place in asked}
-        self.totals = {place.site: 0.0 for place in asked}
-        self._places: dict[nn.Parameter, list[Place]] = {}
-        for place in asked:
-            self._places.setdefault(place.parameter, []).append(place)
-
-    @torch.no_grad()
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Adds one batch's gradient of a parameter to its sites."""
-        change = self.own[parameter].float() - parameter.data.float()
-        terms = (gradient.float() * change).abs()
-        for place in self._places[parameter]:
-            part = terms if place.part is None else terms[place.part]
-            self.totals[place.site] += float(part.sum(dtype=torch.float64))

@@ -13,6 +13,7 @@ from mpq.errors import ModelError
 from mpq.formats.format import Format
 from mpq.kernels.fake_quant import quantize
 from mpq.modeling.scoring import Batch, forward
+from mpq.modeling.sites import Place
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Progress
 
@@ -118,6 +119,40 @@ def gradients_to(
                 parameter.requires_grad_(flag)
             for parameter, gradient in own.items():
                 parameter.grad = gradient
+
+
+class SlopeSums:
+    """Adds up g · (W - Q(W)) of each site; made while the model is as loaded.
+
+    Attributes:
+        own: The parameters, each with its own values: under a plan it holds the quantised ones.
+        totals: Site -> its sum so far.
+    """
+
+    def __init__(
+        self, asked: Iterable[Place], term: Callable[[Tensor], Tensor] = lambda product: product
+    ) -> None:
+        """Nothing is added up yet.
+
+        Args:
+            asked: Where the sites' weights are.
+            term: The products of gradient and change, value by value -> what is added up.
+        """
+        self._places: dict[nn.Parameter, list[Place]] = {}
+        for place in asked:
+            self._places.setdefault(place.parameter, []).append(place)
+        self.own = {parameter: parameter.data for parameter in self._places}
+        self.totals = {place.site: 0.0 for found in self._places.values() for place in found}
+        self._term = term
+
+    @torch.no_grad()
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Adds one batch's gradient of a parameter to its sites."""
+        change = self.own[parameter].float() - parameter.data.float()
+        terms = self._term(gradient.float() * change)
+        for place in self._places[parameter]:
+            part = terms if place.part is None else terms[place.part]
+            self.totals[place.site] += float(part.sum(dtype=torch.float64))
 
 
 def _require_gradients_of_embeddings(model: Any) -> Any:

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from mpq.measures import Teacher, teacher_of
 from mpq.modeling.scoring import Batch, forward, make_batches
-from mpq.modeling.sites import Place, places
+from mpq.modeling.sites import places
 from mpq.modeling.wrap import WeightCache, apply_plan
 from mpq.plans.plan import Plan
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Progress
-from mpq.profiling.gradients import gradients_to, run_backward
+from mpq.profiling.gradients import SlopeSums, gradients_to, run_backward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,32 +90,3 @@ def divergence(model: nn.Module, batch: Batch, teacher: Teacher) -> Tensor:
     logits = forward(model, batch).float().flatten(0, 1)
     weights = teacher.probabilities.flatten(0, 1).float() / teacher.total.flatten().unsqueeze(-1)
     return nn.functional.cross_entropy(logits, weights, reduction="sum")
-
-
-class SlopeSums:
-    """Adds up gᵀ(W - Q(W)) of each site; made while the model is as loaded.
-
-    Attributes:
-        own: The parameters, each with its own values: under a plan it holds the quantised ones.
-        totals: Site -> its sum so far.
-    """
-
-    def __init__(self, asked: Iterable[Place]) -> None:
-        """Nothing is added up yet.
-
-        Args:
-            asked: Where the sites' weights are.
-        """
-        self._places: dict[nn.Parameter, list[Place]] = {}
-        for place in asked:
-            self._places.setdefault(place.parameter, []).append(place)
-        self.own = {parameter: parameter.data for parameter in self._places}
-        self.totals = {place.site: 0.0 for found in self._places.values() for place in found}
-
-    @torch.no_grad()
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Adds one batch's gradient of a parameter to its sites."""
-        product = gradient.float() * (self.own[parameter].float() - parameter.data.float())
-        for place in self._places[parameter]:
-            part = slice(None) if place.part is None else place.part
-            self.totals[place.site] += float(product[part].sum(dtype=torch.float64))

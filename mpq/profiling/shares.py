@@ -20,13 +20,13 @@ Errors of activations are counted as they arrive, behind those of the sites befo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpq.formats.format import Format
 from mpq.kernels.fake_quant import quantize
@@ -37,8 +37,8 @@ from mpq.modeling.wrap import apply_plan, tap
 from mpq.plans.plan import Plan
 from mpq.plans.site import Site
 from mpq.profiling.candidates import Candidates, Progress
-from mpq.profiling.gradients import gradients_to, run_backward
-from mpq.profiling.in_plan import SlopeSums, divergence, teachers_of
+from mpq.profiling.gradients import SlopeSums, gradients_to, run_backward
+from mpq.profiling.in_plan import divergence, teachers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +85,7 @@ def share_damage(
             companies.setdefault(fmt, []).append(found[site.name])
     total = len(batches) * sum(not fmt.is_identity for fmt in companies)
     taught = teachers_of(model, batches)
+    teachers = dict(zip(map(id, batches), taught, strict=True))
     done = 0
     for fmt, asked in companies.items():
         if fmt.is_identity:
@@ -95,7 +96,7 @@ def share_damage(
         with company.held(part) as sums:
             run_backward(
                 batches,
-                _divergence_by(model, dict(zip(map(id, batches), taught, strict=True))),
+                lambda batch: divergence(model, batch, teachers[id(batch)]),
                 progress,
                 done=done,
                 total=total,
@@ -103,10 +104,6 @@ def share_damage(
         done += len(batches)
         for site, slope in sums().items():
             yield site, {str(fmt): max(0.0, -0.5 * slope / positions / part**2)}
-
-
-def _divergence_by(model: nn.Module, taught: Mapping[int, Teacher]) -> Callable[[Batch], Tensor]:
-    return lambda batch: divergence(model, batch, taught[id(batch)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,16 @@ class Problem:
         return {"kl": kl, "loss": 3 + kl, "accuracy": 1 / (1 + kl)}
 
 
+def formats(*texts):
+    """The formats of these texts."""
+    return [parse_format(text) for text in texts]
+
+
+def flat(site, text):
+    """The same damage for all pairs."""
+    return 1.0
+
+
 def make_space(
     problem: Problem, *, formats: tuple[str, ...] = FORMATS, **options: object
 ) -> Space:

@@ -6,15 +6,7 @@ from mpq.cost import cost
 from mpq.errors import PlanError
 from mpq.formats.zoo import parse_format
 from mpq.search.build import build_space
-from tests.search.synthetic import Problem, make_sites, make_space
-
-
-def formats(*texts):
-    return [parse_format(text) for text in texts]
-
-
-def flat(site, text):
-    return 1.0
+from tests.search.synthetic import Problem, flat, formats, make_sites, make_space
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,9 @@ import pytest
 
 from mpq.cost import cost
 from mpq.errors import BudgetError
-from mpq.formats.zoo import parse_format
 from mpq.search.build import build_space
 from mpq.search.space import RESOURCES, allowed_bits, resource_of, uniform_choices
-from tests.search.synthetic import FORMATS, Problem, make_sites, make_space
-
-
-def formats(*texts):
-    return [parse_format(text) for text in texts]
-
-
-def flat(site, text):
-    return 1.0
+from tests.search.synthetic import FORMATS, Problem, flat, formats, make_sites, make_space
 
 
 @pytest.fixture(scope="module")
