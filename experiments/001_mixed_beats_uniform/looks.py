@@ -1,8 +1,9 @@
-"""What lifting a tensor out of a plan gains, beside what a look at the plan and the profile say.
+"""What moving a tensor in a plan changes, beside what a look at the plan and the profile say.
 
-The plan is the additive optimum at a target. One group after another gets no format, and the KL
-that the plan gains is set against the group's number within the plan (`mpq.profiling.in_plan`)
-and against its damage alone. All three look at the same calibration windows.
+The plan is the additive optimum at a target. One group after another gets the next narrower
+format, the next wider one, and none, and the change of the plan's KL is set against what a look
+at the plan says of it (`mpq.profiling.in_plan`, `mpq.search.expansion`) and against the change of
+its damage alone. All three look at the same calibration windows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +19,17 @@ from mpq.config import load_search_config
 from mpq.plans.plan import Plan
 from mpq.run import read_json, write_json
 from mpq.search.anchors import Anchor
-from mpq.search.expansion import group_damage
+from mpq.search.expansion import damage_around, group_moves
 from mpq.search.objective import make_objectives
 from mpq.search.settings import anchors_of
 from mpq.search.space import Space
 
-COLUMNS = ("at the cost of", "KL of the plan", "groups lifted", "gains",
-           "look: rank correlation", "look: sum over gains", "profile: rank correlation",
-           "profile: sum over gains")  # fmt: skip
+MOVES = ("narrower", "wider", "none")
+"""Where a group goes."""
+
+COLUMNS = ("at the cost of", "KL of the plan", "to", "groups", "changes",
+           "look: rank correlation", "look: sum over changes", "profile: rank correlation",
+           "profile: sum over changes")  # fmt: skip
 
 
 def measure_looks(
@@ -36,14 +40,14 @@ def measure_looks(
     overrides: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Gains and estimates at every target of a search, as plain values.
+    """Changes and estimates at every target of a search, as plain values.
 
     A target that is in `out` already is not measured again.
 
     Args:
         out: Directory of the profile and of what was measured.
         config: A search with targets.
-        every: Every how many of the groups that have a format to lose are lifted.
+        every: Every how many of the groups are moved.
         overrides: Dotted keys of the config -> other values.
         say: Told about each target.
     """
@@ -53,13 +57,14 @@ def measure_looks(
     space = make_space(subject, measure_damage(subject, out, lambda *_: None))
     evaluate = Evaluation(subject, subject.splits.calibration)
     objectives = make_objectives(resolved.search.objectives)
-    path = out / "lifted.json"
+    path = out / "moved.json"
     known: dict[str, Any] = dict(read_json(path)) if path.exists() else {}
     for anchor in anchors_of(space, settings_of(resolved), objectives):
         if anchor.name not in known:
-            known[anchor.name] = lifted_at(anchor, space, evaluate, every)
+            known[anchor.name] = moved_at(anchor, space, evaluate, every)
             write_json(path, known)
-        say(" | ".join(row_of(anchor.name, known[anchor.name])))
+        for row in rows_of(anchor.name, known[anchor.name]):
+            say(" | ".join(row))
     return {
         "config": resolved.resolved(),
         "provenance": run.provenance,
@@ -68,28 +73,34 @@ def measure_looks(
     }
 
 
-def lifted_at(anchor: Anchor, space: Space, evaluate: Evaluation, every: int) -> dict[str, Any]:
-    """The KL of the optimum at an anchor, and of each lifted group name, gain and estimates."""
+def moved_at(anchor: Anchor, space: Space, evaluate: Evaluation, every: int) -> dict[str, Any]:
+    """The KL of the optimum at an anchor, and of each move group, change and estimates."""
     choices = anchor.allocation
     plan = space.plan(choices)
-    within = group_damage(space, evaluate.in_plan(plan))
+    moves = group_moves(space, evaluate.in_plan(plan))
+    around = damage_around(space.damage, choices, moves, 1.0)
     whole = mean_kl(evaluate, plan)
-    chosen = [group.candidates[c] for group, c in zip(space.groups, choices, strict=True)]
-    named = [index for index, fmt in enumerate(chosen) if not fmt.is_identity]
     rows = []
-    for index in named[::every]:
-        group = space.groups[index]
+    for index in range(0, len(choices), every):
+        own, group = space.damage[index, choices[index]], space.groups[index]
         formats = {name: f for name, f in plan.formats.items() if name not in group.sites}
-        rows.append(
+        found = {"none": (Plan(formats=formats), 0.5 * moves.whole[index], -own)}
+        for move, target in (("narrower", choices[index] - 1), ("wider", choices[index] + 1)):
+            if 0 <= target < len(group.candidates):
+                moved = space.plan((*choices[:index], target, *choices[index + 1 :]))
+                found[move] = (moved, around[index, target], space.damage[index, target] - own)
+        rows += [
             {
                 "group": group.name,
-                "format": str(chosen[index]),
-                "gain": whole - mean_kl(evaluate, Plan(formats=formats)),
-                "look": float(within[index]),
-                "profile": float(space.damage[index, choices[index]]),
+                "format": str(group.candidates[choices[index]]),
+                "to": move,
+                "change": mean_kl(evaluate, moved) - whole,
+                "look": float(look),
+                "profile": float(profile),
             }
-        )
-    return {"kl": whole, "lifted": rows}
+            for move, (moved, look, profile) in found.items()
+        ]
+    return {"kl": whole, "moved": rows}
 
 
 def mean_kl(evaluate: Evaluation, plan: Plan) -> float:
@@ -97,18 +108,26 @@ def mean_kl(evaluate: Evaluation, plan: Plan) -> float:
     return float(evaluate(plan)["kl"].mean())
 
 
-def row_of(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row of `COLUMNS`."""
-    rows = found["lifted"]
-    gains = [row["gain"] for row in rows]
-    cells = []
-    for estimate in ("look", "profile"):
-        values = [row[estimate] for row in rows]
-        cells += [f"{spearmanr(values, gains).statistic:.3f}", f"{sum(values) / sum(gains):.2f}"]
-    span = f"{min(gains):.2g} to {max(gains):.2g}"
-    return (name, f"{found['kl']:.4g}", str(len(rows)), span, *cells)
+def rows_of(name: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of `COLUMNS`, one for each direction in which groups were moved."""
+    table = []
+    for move in MOVES:
+        rows = [row for row in found["moved"] if row["to"] == move]
+        changes = [row["change"] for row in rows]
+        if len(rows) < 3:
+            continue
+        cells = []
+        for estimate in ("look", "profile"):
+            values = [row[estimate] for row in rows]
+            cells += [
+                f"{spearmanr(values, changes).statistic:.3f}",
+                f"{sum(values) / sum(changes):.2f}",
+            ]
+        span = f"{min(changes):.2g} to {max(changes):.2g}"
+        table.append((name, f"{found['kl']:.4g}", move, str(len(rows)), span, *cells))
+    return table
 
 
 def look_rows(result: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
-    """A row of `COLUMNS` for each target."""
-    return [row_of(name, found) for name, found in result["anchors"].items()]
+    """Rows of `COLUMNS`, target by target."""
+    return [row for name, found in result["anchors"].items() for row in rows_of(name, found)]

@@ -7,8 +7,8 @@ from typing import Any
 
 from looks import COLUMNS as LOOKS
 from looks import look_rows
+from rivals import AS_STORED, PEER_COLUMNS, UNROUNDED, peer_rows, reproduction, rival_rows
 from rivals import COLUMNS as RIVALS
-from rivals import PEER_COLUMNS, peer_rows, reproduction, rival_rows
 from samplers_tables import tables_of as sampler_tables
 from scores import table_of as score_table
 from searches import CONFIGS, Job, is_proven, jobs_of
@@ -123,20 +123,29 @@ def search_section(title: str, runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def rivals_section(result: Mapping[str, Any]) -> str:
-    """Two tables, tied and untied, each with code bits at g128 and with all stored bits."""
+    """Two tables each for tied and untied: code bits at g128, and all stored bits."""
     parts = [reproduction(result)]
     for tie in ("untied", "tied"):
         searches = {
             f"gemma_int_{tie}_2348": "ours, 2/3/4/8",
             f"gemma_int_{tie}_2to8": "ours, 2 to 8",
-            f"gemma_groups_{tie}": "ours, 2 to 8, group free (stored bits)",
         }
-        columns = (*RIVALS, "uniform", *searches.values())
-        parts.append(f"### {tie}\n")
-        parts.append(markdown(columns, rival_rows(result, tie, searches)))
+        free = {f"gemma_groups_{tie}": "ours, 2 to 8, group free (stored bits)"}
+        parts.append(f"### {tie}, code bits alone: one quantiser, scales unrounded\n")
+        parts.append(rivals_table(result, tie, searches, UNROUNDED))
+        parts.append(f"### {tie}, all stored bits: ours with bfloat16 scales\n")
+        parts.append(rivals_table(result, tie, searches | free, AS_STORED))
     parts.append("### The others, as given: loss (KL)\n")
     parts.append(markdown(PEER_COLUMNS, peer_rows()))
     return "\n".join(parts)
+
+
+def rivals_table(
+    result: Mapping[str, Any], tie: str, searches: Mapping[str, str], judged: str
+) -> str:
+    """The best of the others, uniform and our searches, judged in one way."""
+    columns = (*RIVALS, "uniform", *searches.values())
+    return markdown(columns, rival_rows(result, tie, searches, judged))
 
 
 def looks_section(result: Mapping[str, Any]) -> str:

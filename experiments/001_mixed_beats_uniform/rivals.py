@@ -2,11 +2,14 @@
 
 The windows are the first 12 x 512 tokens of WikiText-2's raw test file (bos and 511 tokens each),
 all positions judged. They lie in the held-out part: no search looked at them.
+
+The others' plans went through one quantiser, whose scales were not rounded. Ours are judged
+twice: through that quantiser, beside them, and with the bfloat16 scales that they store.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from mpq.config import load_search_config
 from mpq.cost import cost
 from mpq.data.draw import sha256, token_ids
 from mpq.errors import DataError
+from mpq.formats.format import Format
+from mpq.formats.scale import FloatScale
 from mpq.modeling.loading import LoadedModel
 from mpq.modeling.scoring import Scorer
 from mpq.modeling.sites import sites
@@ -40,6 +45,8 @@ SCALE_BITS = 16 / 128
 CACHE_BYTES = 2 << 30
 PEER_COLUMNS = ("tool", "groups", *(f"{bits:g} code bits" for bits in CODE_BITS))
 COLUMNS = ("code bits", "stored bits", "best of the others", "its KL", "its loss")
+AS_STORED, UNROUNDED = "as stored", "scales unrounded"
+"""How a plan is judged."""
 
 
 def measure_rivals(
@@ -117,6 +124,13 @@ def tie_of(job: Job) -> str:
     return "tied" if load_search_config(job.config).space.tie == "fused" else "untied"
 
 
+def unrounded(fmt: Format) -> Format:
+    """The format with its float scales kept in float32."""
+    if not isinstance(fmt.scale, FloatScale):
+        return fmt
+    return replace(fmt, scale=replace(fmt.scale, dtype="fp32"))
+
+
 class Judged:
     """Plans judged on windows, one after the other, each written down at once."""
 
@@ -139,12 +153,19 @@ class Judged:
         )
 
     def row(self, plan: Plan) -> dict[str, Any]:
-        """Bits, KL with its interval, and loss of a plan."""
+        """Bits as stored; KL with its interval, and loss, of a plan judged in both ways."""
+        shared = {name: unrounded(fmt) for name, fmt in plan.formats.items()}
+        return {
+            "weight_bits": cost(plan, sites(self._loaded.model)).weight_bits,
+            AS_STORED: self._judge(plan),
+            UNROUNDED: self._judge(replace(plan, formats=shared)),
+        }
+
+    def _judge(self, plan: Plan) -> dict[str, Any]:
         apply = partial(apply_plan, self._loaded.model, plan, cache=self._cache)
         scores = self._score(plan.digest, apply)
         kl = bootstrap_mean(np.array(scores["kl"]), confidence=0.95, seed=0)
-        bits = cost(plan, sites(self._loaded.model)).weight_bits
-        return {"weight_bits": bits, "kl": asdict(kl), "loss": float(np.mean(scores["loss"]))}
+        return {"kl": asdict(kl), "loss": float(np.mean(scores["loss"]))}
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Everything measured, as it is now in the file."""
@@ -173,20 +194,23 @@ class Judged:
         return self._scores[name]
 
 
-def rival_rows(results: Mapping[str, Any], tie: str, searches: Mapping[str, str]) -> list[Row]:
-    """A row for each number of bits: the best of the others, then each of our searches.
+def rival_rows(
+    results: Mapping[str, Any], tie: str, searches: Mapping[str, str], judged: str
+) -> list[Row]:
+    """A row for each number of bits: the best of the others, uniform, then each of our searches.
 
     Args:
         results: Of `measure_rivals`.
         tie: "tied" or "untied".
         searches: Name of a run -> what its column is called; as many columns as entries.
+        judged: `AS_STORED` or `UNROUNDED`.
     """
     rows = []
     for code_bits in CODE_BITS:
         stored = code_bits + SCALE_BITS
         peer, kl = best_peer(tie, code_bits), least_kl(tie, code_bits)  # type: ignore[arg-type]
-        uniform = uniform_cell(results, stored)
-        cells = [our_cell(results, name, stored, kl, peer.loss) for name in searches]
+        uniform = uniform_cell(results, stored, judged)
+        cells = [our_cell(results, name, stored, judged, kl, peer.loss) for name in searches]
         known = "" if kl is None else f"{kl:.3g}"
         rows.append(
             (f"{code_bits:g}", f"{stored:g}", peer.tool, known, f"{peer.loss:.3f}", uniform,
@@ -195,24 +219,34 @@ def rival_rows(results: Mapping[str, Any], tie: str, searches: Mapping[str, str]
     return rows
 
 
-def uniform_cell(results: Mapping[str, Any], stored: float) -> str:
+def uniform_cell(results: Mapping[str, Any], stored: float, judged: str) -> str:
     """KL (loss) of the uniform plan that stores so many bits a weight, as measured here."""
     for row in results["rows"]:
         if row["search"] == "uniform" and abs(row["weight_bits"] - stored) < 0.01:
-            return f"{row['kl']['mean']:.3g} ({row['loss']:.3f})"
+            return cell_of(row[judged])
     return ""
 
 
 def our_cell(
-    results: Mapping[str, Any], search: str, stored: float, kl: float | None, loss: float
+    results: Mapping[str, Any],
+    search: str,
+    stored: float,
+    judged: str,
+    kl: float | None,
+    loss: float,
 ) -> str:
     """KL (loss) of the plan that a search returned at so many bits; bold where both are less."""
     for row in results["rows"]:
         if row["search"] == search and row["target"] == stored:
-            text = f"{row['kl']['mean']:.3g} ({row['loss']:.3f})"
-            wins = row["loss"] < loss and (kl is None or row["kl"]["mean"] < kl)
-            return f"**{text}**" if wins else text
+            one = row[judged]
+            wins = one["loss"] < loss and (kl is None or one["kl"]["mean"] < kl)
+            return f"**{cell_of(one)}**" if wins else cell_of(one)
     return ""
+
+
+def cell_of(one: Mapping[str, Any]) -> str:
+    """KL (loss)."""
+    return f"{one['kl']['mean']:.3g} ({one['loss']:.3f})"
 
 
 def peer_rows() -> list[Row]:
@@ -234,7 +268,9 @@ def reproduction(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         if row["search"] == "uniform":
             bits = round(row["weight_bits"] - SCALE_BITS, 3)
-            pairs.append(
-                f"{row['returned']} {row['loss']:.3f} ({best_peer('uniform', bits).loss})"
-            )
-    return f"Loss measured here (and given by the others' side): {', '.join(pairs)}.\n"
+            given, one = best_peer("uniform", bits), row[UNROUNDED]
+            pairs.append(f"{row['returned']} {cell_of(one)} ({given.kl:.3g} ({given.loss:.3f}))")
+    return (
+        f"KL (loss) measured here with scales unrounded, and as given by the others' side: "
+        f"{', '.join(pairs)}.\n"
+    )

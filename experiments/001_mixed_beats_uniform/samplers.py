@@ -2,12 +2,13 @@
 
     python experiments/001_mixed_beats_uniform/samplers.py [--out DIR] [--results FILE]
 
-Runs (or resumes) one study for each sampler, way of searching (`ARMS`) and seed. All have as many
-trials, and a trial is one pass over the same tokens (none for a plan that was tried before). One
-profile is made and shared; each way starts from its optima, so each would pay for it, and its
-seconds are in the results. Then the fronts of the arm with exchanges are held against the exact
-additive optima of that profile, on held-out windows. A seed is the sampler's: profile and windows
-are the same for all, so that their hypervolumes compare.
+Runs (or resumes) one study for each sampler, way of searching (`ARMS`) and seed. All have the same
+budget of passes: a trial is one over the same tokens (none for a plan that was tried before), and
+a look at a plan that is refined is paid for with trials that the arm does not get. One profile is
+made and shared; each way starts from its optima, so each would pay for it, and its seconds are in
+the results. Then the fronts of the arm with exchanges are held against the exact additive optima
+of that profile, on held-out windows. A seed is the sampler's: profile and windows are the same for
+all, so that their hypervolumes compare.
 """
 
 import argparse
@@ -33,9 +34,11 @@ from mpq.cli.search_wiring import (
     settings_of,
 )
 from mpq.config import SearchConfig, load_search_config
+from mpq.config_sections import DataSection
 from mpq.plots.hypervolume_frames import hypervolume_rows
 from mpq.run import read_json, write_csv, write_json
 from mpq.search.front import TrialRecord, pareto_front, trial_row
+from mpq.search.looks import IN_PLAN
 from mpq.search.objective import Evaluate, make_objectives
 from mpq.search.space import Space
 from mpq.search.study import Search
@@ -43,8 +46,12 @@ from mpq.search.study import Search
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "samplers.toml"
 SAMPLERS = ("tpe", "nsga2", "random", "nsga3", "qmc")
-REFINED_SHARE = 0.3
-"""Of the trials of the arm that refines, how many are exchanges."""
+SAMPLED_SHARE, REFINED_SHARE = 0.6, 0.2
+"""Of the budget of the arm that refines, what the sampler gets, and exchanges; looks at plans take
+the rest."""
+
+LOOK_PASSES = 3
+"""A look at a plan runs forward once over its tokens, and backward, which costs twice that."""
 
 THIN = 5
 """Every how many trials the hypervolume is kept, besides where the tables show it."""
@@ -59,13 +66,12 @@ class Arm:
     refines: bool = False
 
     def keys(self, sampler: str, trials: int, seed: int) -> dict[str, Any]:
-        """What it sets in the config, of so many trials in all."""
-        refine = round(REFINED_SHARE * trials) if self.refines else 0
+        """What it sets in the config, with a budget of so many passes."""
         return {
             "space.mode": self.mode,
             "search.sampler": sampler,
-            "search.trials": trials - refine,
-            "search.refine": refine,
+            "search.trials": round(SAMPLED_SHARE * trials) if self.refines else trials,
+            "search.refine": round(REFINED_SHARE * trials) if self.refines else 0,
             "search.seed": seed,
         }
 
@@ -79,7 +85,7 @@ ARMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A finished search: where its trials lie, and what it found."""
+    """A finished search: where its trials lie, what it found, at how many plans it looked."""
 
     sampler: str
     arm: Arm
@@ -87,6 +93,7 @@ class Study:
     folder: Path
     records: tuple[TrialRecord, ...]
     front: tuple[TrialRecord, ...]
+    looks: int
 
 
 def measure_samplers(
@@ -141,7 +148,10 @@ def measure_samplers(
         "against_optima": against_optima(
             space, refined, HeldOut(heldout, space, out / "heldout.json")
         ),
-        "studies": [result_of(study, curves) for study in studies],
+        "studies": [
+            result_of(study, curves) | {"passes": passes(study, base.data, base.profile.in_plan)}
+            for study in studies
+        ],
     }
 
 
@@ -167,7 +177,14 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     objectives = make_objectives(section.objectives)
     storage = f"sqlite:///{folder.resolve() / 'study.db'}"
-    search = Search(space, objectives, settings_of(config), evaluate, storage=storage)
+    search = Search(
+        space,
+        objectives,
+        settings_of(config),
+        evaluate,
+        storage=storage,
+        in_plan=evaluate.in_plan,
+    )
     search.run()
     records = tuple(search.records())
     write_csv(folder / "trials.csv", [trial_row(record, objectives) for record in records])
@@ -178,7 +195,15 @@ def run_study(
         folder=folder,
         records=records,
         front=tuple(pareto_front(records, objectives)),
+        looks=sum(key.startswith(IN_PLAN) for key in search.study.user_attrs),
     )
+
+
+def passes(study: Study, data: DataSection, in_plan: float) -> float:
+    """Passes over the search's tokens that a study took; a repeated plan took none."""
+    measured = sum(record.is_evaluated and not record.is_reused for record in study.records)
+    tokens = in_plan * data.calibration_tokens
+    return measured + LOOK_PASSES * study.looks * tokens / data.search_tokens
 
 
 def line_of(study: Study) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 SHOWN = (0.25, 0.5, 1.0)
-"""Parts of the trials at which the hypervolume is shown."""
+"""Parts of the budget of passes after which the hypervolume is shown; looks at plans come last."""
 
 
 def tables_of(results: Mapping[str, Any]) -> str:
@@ -19,8 +19,10 @@ def growth_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
     """Hypervolume by trial: median of the seeds [least, most]."""
     trials = max(study["trials"] for study in results["studies"])
     places = [round(part * trials) for part in SHOWN]
-    columns = [f"at {place} trials" for place in places]
-    rows: list[Sequence[str]] = [("sampler", "search", *columns, "seconds a study", "in forward")]
+    columns = [f"after {place} passes" for place in places]
+    rows: list[Sequence[str]] = [
+        ("sampler", "search", *columns, "passes", "seconds a study", "in the model")
+    ]
     rows.append(("---",) * len(rows[0]))
     for sampler in results["samplers"]:
         for arm in results["arms"]:
@@ -28,11 +30,20 @@ def growth_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
             for place in places:
                 shares = shares_at(results, sampler, arm, place)
                 cells.append(f"{np.median(shares):.4f} [{min(shares):.4f}, {max(shares):.4f}]")
-            seconds, forward = (
+            count, seconds, forward = (
                 float(np.median([study[key] for study in studies_of(results, sampler, arm)]))
-                for key in ("seconds", "forward_seconds")
+                for key in ("passes", "seconds", "forward_seconds")
             )
-            rows.append((sampler, arm, *cells, f"{seconds:.0f}", f"{forward / seconds:.0%}"))
+            rows.append(
+                (
+                    sampler,
+                    arm,
+                    *cells,
+                    f"{count:.0f}",
+                    f"{seconds:.0f}",
+                    f"{forward / seconds:.0%}",
+                )
+            )
     return rows
 
 

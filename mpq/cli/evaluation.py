@@ -15,6 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from mpq.cli.search_wiring import Subject
     from mpq.measures import Teacher
+    from mpq.plans.move import Moves
     from mpq.plans.plan import Plan
     from mpq.search.objective import UserFunction
     from mpq.search.space import FloatArray
@@ -70,14 +71,14 @@ class Evaluation:
         )
         return {name: np.asarray(getattr(scores, name).numpy()) for name in MEASURES}
 
-    def in_plan(self, plan: Plan) -> dict[str, float]:
-        """What each searched weight costs within the plan; see `mpq.profiling.in_plan`."""
-        from mpq.profiling.in_plan import damage_in_plan
+    def in_plan(self, plan: Plan) -> Moves:
+        """What moves of the searched weights would do to a plan; see `mpq.profiling.in_plan`."""
+        from mpq.profiling.in_plan import moves_in_plan
 
         start = time.perf_counter()
         config = self._subject.config
         data = first_share(self._subject.splits.calibration, config.profile.in_plan)
-        found = damage_in_plan(
+        found = moves_in_plan(
             self._model,
             data,
             plan,

@@ -1,38 +1,44 @@
-"""What each weight's format costs within a plan, all of them from one pass over the data.
+"""What each weight's moves to other formats would do to a plan, from one pass over the data.
 
 A profile looks at one tensor at a time, in a model that is untouched otherwise. Within a plan
 errors meet: where few bits are spent, a tensor can cost several times what it costs alone. With D
-the divergence of the model under the plan from the model itself, δ = W - Q(W) what the format
-took from one tensor, and g₀, g₁ the gradient of D with the tensor in its format and whole,
+the divergence of the model under the plan from the model itself, g its gradient there, and d what
+a move changes of one tensor's values, Taylor's theorem gives
 
-    D(plan) - D(plan, that tensor whole) = -∫ g(t)ᵀδ dt ≈ -½ (g₀ + g₁)ᵀδ ≈ -½ g₀ᵀδ
+    D(moved) - D(plan) = g'd + 1/2 d'Hd + ...
 
-by the trapezoid rule, and since a weight of a trained model is near its best, where g₁ is 0. Of a
-D that is quadratic in all errors together these are shares that sum to it (Euler's theorem on
-homogeneous functions; Aumann and Shapley, Values of Non-Atomic Games, 1974, chapter 3). It takes
-no curvature: where a plan has broken the model, second-order terms are wrong by orders of
-magnitude, and the diagonal Fisher information is noise for a tensor with outliers anywhere.
+The backward pass gives g'd of every move of every tensor at once. The curvature H is not measured
+(the diagonal Fisher information is noise in a plan that has broken the model): it is the
+profile's, scaled, which `mpq.search.expansion` does; what that needs of d is how far the values in
+the two formats are apart. Towards the whole tensor, W - Q(W), half of g'd is left: the gradient of
+a weight that was trained is near 0 at its end, so the curvature takes the other half back (the
+trapezoid rule). Of a D that is quadratic in all errors together these halves sum to D (Euler's
+theorem on homogeneous functions; Aumann and Shapley, Values of Non-Atomic Games, 1974, chapter 3).
 
-The experiment 001_mixed_beats_uniform measures it (part `looks`): tensors lifted one by one out of
+The experiment 001_mixed_beats_uniform measures it (part `looks`): tensors moved one by one in
 plans of 3 to 5 bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from mpq.formats.format import Format
+from mpq.formats.zoo import parse_format
+from mpq.kernels.fake_quant import quantize
 from mpq.measures import Teacher, teacher_of
 from mpq.modeling.scoring import Batch, forward, make_batches
-from mpq.modeling.sites import places
+from mpq.modeling.sites import Place, places
 from mpq.modeling.wrap import WeightCache, apply_plan
+from mpq.plans.move import UNTOUCHED, Move
 from mpq.plans.plan import Plan
-from mpq.plans.site import Site
-from mpq.profiling.candidates import Progress
-from mpq.profiling.gradients import SlopeSums, gradients_to, run_backward
+from mpq.profiling.candidates import Candidates, Progress
+from mpq.profiling.gradients import gradients_to, run_backward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,43 +46,105 @@ if TYPE_CHECKING:
     from mpq.data.examples import Examples
 
 
-def damage_in_plan(  # noqa: PLR0913 (what is looked at, and what a search shares)
+def moves_in_plan(  # noqa: PLR0913 (what is looked at, and what a search shares)
     model: PreTrainedModel,
     data: Tensor | Examples,
     plan: Plan,
-    wanted: Iterable[Site],
+    candidates: Candidates,
     *,
     judge_every: int = 1,
     cache: WeightCache | None = None,
     teachers: list[Teacher] | None = None,
     progress: Progress = lambda *_: None,
-) -> dict[str, float]:
-    """Site name -> nats per judged position that the plan would gain by giving it no format.
+) -> dict[str, dict[str, Move]]:
+    """Site name -> text of a candidate -> what moving there would do; "fp32" is always among them.
 
-    One backward pass over the data, one window at a time. A number below 0 says that the format's
-    errors make up for those of others.
+    One backward pass over the data, one window at a time. The gradients of all weights that are
+    looked at are kept, in float32, until it is over.
 
     Args:
         model: A model as loaded, outside of any plan, in eval mode.
         data: Token windows `[N, T]`, or examples of a classification.
         plan: Under which the model is looked at.
-        wanted: Sites of the plan; those that hold no weight have no such number and are left out.
+        candidates: Where sites may move. Those that hold no weight, or have no format in the
+            plan, have no such numbers and are left out.
         judge_every: See `mpq.modeling.scoring.make_batches`.
         cache: Quantised weights that a search keeps anyway.
         teachers: What the model itself predicts on each batch; filled by the first look at the
             data, so that others need not run the model for it.
         progress: Told of each backward pass.
     """
-    names = {site.name for site in wanted if site.is_stored and site.name in plan.formats}
-    sums = SlopeSums([place for place in places(model) if place.site.name in names])
+    cache = WeightCache(0) if cache is None else cache
+    asked = {
+        site.name: formats
+        for site, formats in candidates.items()
+        if site.is_stored and site.name in plan.formats
+    }
+    found = [place for place in places(model) if place.site.name in asked]
+    gradients = {
+        parameter: torch.zeros_like(parameter, dtype=torch.float32)
+        for parameter in dict.fromkeys(place.parameter for place in found)
+    }
+
+    def add(parameter: nn.Parameter, gradient: Tensor) -> None:
+        gradients[parameter] += gradient
+
     batches = make_batches(data, 1, next(model.parameters()).device, judge_every=judge_every)
     kept = [] if teachers is None else teachers
     kept += teachers_of(model, batches[len(kept) :])
     taught = dict(zip(map(id, batches), kept, strict=True))
-    with gradients_to(model, sums.own, sums.add), apply_plan(model, plan, cache=cache):
+    with gradients_to(model, gradients, add), apply_plan(model, plan, cache=cache):
         run_backward(batches, lambda batch: divergence(model, batch, taught[id(batch)]), progress)
     positions = sum(batch.labels.numel() for batch in batches)
-    return {site.name: -0.5 * total / positions for site, total in sums.totals.items()}
+    moves = {}
+    for place in found:
+        name, gradient = place.site.name, gradients[place.parameter]
+        slopes = _moves(place, gradient, plan.formats[name], asked[name], cache)
+        moves[name] = {
+            text: Move(slope / positions, apart) for text, (slope, apart) in slopes.items()
+        }
+    return moves
+
+
+@torch.no_grad()
+def _moves(
+    place: Place,
+    gradient: Tensor,
+    now: Format,
+    formats: Sequence[Format],
+    cache: WeightCache,
+) -> Mapping[str, Move]:
+    """The moves of one site.
+
+    Args:
+        place: Where its tensor lies, as loaded.
+        gradient: Of the whole parameter.
+        now: What the plan holds it in.
+        formats: Where it may move.
+        cache: Quantised weights.
+    """
+    part = slice(None) if place.part is None else place.part
+    whole, gradient = place.parameter.detach()[part], gradient[part]
+
+    def values_in(fmt: Format) -> Tensor:
+        if fmt.is_identity:
+            return whole.float()
+        make = partial(quantize, whole, fmt, place.site.axis, name=place.site.name)
+        return cache.get(place.parameter, place.part, str(fmt), make).float()
+
+    held = values_in(now)
+    moves = {}
+    for fmt in dict.fromkeys((*formats, parse_format(UNTOUCHED))):
+        values = values_in(fmt)
+        change = values - held
+        errors = _squares(values - whole) + _squares(held - whole)
+        slope = float((gradient * change).sum(dtype=torch.float64))
+        moves[str(fmt)] = Move(slope, _squares(change) / errors if errors else 0.0)
+    return moves
+
+
+def _squares(x: Tensor) -> float:
+    return float(x.square().sum(dtype=torch.float64))
 
 
 @torch.no_grad()

@@ -1,79 +1,103 @@
-"""The profile's damages, corrected by what each group costs within one plan.
+"""The divergence around a plan: the slopes of moves that were looked at, and the profile.
 
-A profile says what a group costs alone. Around a plan that was looked at, the group's own number
-there replaces it: what is won by a wider format is scaled by their ratio, and what is lost by a
-narrower one is scaled up with caution, since errors that grow meet each other and the expansion
-says nothing about them. Of the narrower formats, the next is always in its reach, and others are
-where they do not do much more damage.
+A profile says what a group costs alone. Within a plan that was looked at, a move of one group to
+another choice changes the divergence by its slope, to first order, and by a curvature that the
+look does not show. The profile does: what a format costs alone is nearly all curvature, the same
+but for a factor that says how much more errors weigh where there are others. The factor is read
+off the looks themselves: towards the whole tensors, curvature takes back half of the slopes.
+
+Taylor's difference of slope and curvature is one estimate of a move, and the scaled profile is
+another; they err in different ways, and their mean is better than both (experiment
+001_mixed_beats_uniform, part `looks`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
+from mpq.plans.move import UNTOUCHED, Moves
 from mpq.plans.plan import Plan
 from mpq.search.space import Choices, FloatArray, Space
 
-InPlan = Callable[[Plan], Mapping[str, float]]
-"""Looks at a plan: site name -> nats per token that the plan would lose by giving the site no
-format. Sites without such a number are left out."""
+InPlan = Callable[[Plan], Moves]
+"""Looks at a plan. Sites that cannot be seen there are left out."""
 
 CAUTIONS = (2.0, 4.0, 1.0, 8.0)
-"""Factors on what narrower formats lose, tried one after the other: the larger, the shorter the
-step. Where errors add up, 1 is right; where all of them point the same way, 2."""
+"""Factors on what moves lose, tried one after the other: the larger, the shorter the step. Where
+the errors of several moves add up, 1 is right; where all of them point the same way, 2."""
 
-PRIOR = 0.2
-"""Weight of "this group is like the others", in the mean damage of a group: the number of a group
-that does next to none within the plan is noise."""
-
-SMALLEST_RATIO, LARGEST_RATIO = 0.3, 10.0
-"""Bounds of what a group costs within a plan over what it costs alone."""
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.3, 10.0
+"""Bounds of how much more errors weigh in a plan than alone."""
 
 REACH = 6.0
 """A format narrower by more than one candidate may do so many times the damage of the plan's: a
-bit less does four times."""
+bit less does four times, and an expansion does not reach far."""
 
 
-def group_damage(space: Space, by_site: Mapping[str, float]) -> FloatArray:
-    """`[G]`: a group's sites summed; NaN where one of them has no number."""
-    return np.array(
-        [sum(by_site.get(site, np.nan) for site in group.sites) for group in space.groups]
-    )
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupMoves:
+    """What a look says of a plan's groups; NaN where it says nothing.
+
+    Attributes:
+        slope: `[G, C]`, nats per judged position: of giving a group another choice.
+        apart: `[G, C]`: see `Move`, the mean of a group's sites.
+        whole: `[G]`, the slope of giving a group no format.
+    """
+
+    slope: FloatArray
+    apart: FloatArray
+    whole: FloatArray
+
+
+def group_moves(space: Space, by_site: Moves) -> GroupMoves:
+    """The moves of whole groups: slopes summed over a group's sites."""
+    shape = (len(space.groups), max(len(group.candidates) for group in space.groups))
+    slope, apart = np.full(shape, np.nan), np.full(shape, np.nan)
+    whole = np.full(shape[0], np.nan)
+    for index, group in enumerate(space.groups):
+        if any(site not in by_site for site in group.sites):
+            continue
+        sites = [by_site[site] for site in group.sites]
+        whole[index] = sum(moves[UNTOUCHED].slope for moves in sites)
+        for choice, fmt in enumerate(group.candidates):
+            found = [moves[str(fmt)] for moves in sites]
+            slope[index, choice] = sum(move.slope for move in found)
+            apart[index, choice] = np.mean([move.apart for move in found])
+    return GroupMoves(slope=slope, apart=apart, whole=whole)
 
 
 def damage_around(
-    damage: FloatArray, plan: Choices, in_plan: FloatArray, caution: float
+    damage: FloatArray, plan: Choices, moves: GroupMoves, caution: float
 ) -> FloatArray:
     """`[G, C]`: the change of damage when one group of a plan moves to another choice.
 
     Args:
         damage: `[G, C]` of the profile; inf where a choice is forbidden.
         plan: What was looked at.
-        in_plan: `[G]`, what its choices cost within it; NaN where that is not known.
+        moves: What was seen; groups without it keep the profile's damages, scaled like the rest.
         caution: See `CAUTIONS`.
 
     Returns:
-        0 for the plan's own choices, negative for choices that do less damage; inf where a
-        choice is forbidden or out of reach.
+        0 for the plan's own choices; inf where a choice is forbidden or out of reach.
     """
-    own = damage[np.arange(len(damage)), list(plan)]
-    ratio = _ratios(own, in_plan)[:, None]
-    change = damage - own[:, None]
-    scaled = np.where(change <= 0, ratio, caution * np.maximum(ratio, 1.0)) * change
+    groups = np.arange(len(damage))
+    own = damage[groups, list(plan)][:, None]
+    factor = _factor(own[:, 0], moves.whole)
+    scaled = factor * (damage - own)
+    taylor = moves.slope + factor * moves.apart * (damage + own)
+    change = np.where(np.isnan(moves.slope), scaled, (taylor + scaled) / 2)
+    change[groups, list(plan)] = 0.0
     steps_down = np.array(plan)[:, None] - np.arange(damage.shape[1])
-    is_far = (own[:, None] > 0) & (damage > REACH * own[:, None]) & (steps_down > 1)
-    return np.where(is_far, np.inf, scaled)
+    is_far = (own > 0) & (damage > REACH * own) & (steps_down > 1)
+    is_out = is_far | ~np.isfinite(damage)
+    return np.where(is_out, np.inf, np.where(change > 0, caution * change, change))
 
 
-def _ratios(own: FloatArray, in_plan: FloatArray) -> FloatArray:
-    """`[G]`: what each group costs within the plan over what it costs alone; 1 where unknown.
-
-    Groups are shrunk towards all of them together, those with little damage most.
-    """
-    is_known = np.isfinite(in_plan) & np.isfinite(own)
-    prior = PRIOR * own[is_known].mean() if is_known.any() else 0.0
-    if not prior > 0:
-        return np.ones_like(own)
-    together = in_plan[is_known].sum() / own[is_known].sum()
-    ratio = (in_plan + prior * together) / (own + prior)
-    return np.where(is_known, np.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO), 1.0)
+def _factor(own: FloatArray, whole: FloatArray) -> float:
+    """How much more the groups' errors weigh within the plan than alone; 1 where nobody looked."""
+    is_known = np.isfinite(whole) & np.isfinite(own)
+    alone = own[is_known].sum()
+    if not alone > 0:
+        return 1.0
+    return float(np.clip(-0.5 * whole[is_known].sum() / alone, SMALLEST_FACTOR, LARGEST_FACTOR))

@@ -1,10 +1,12 @@
-"""What sites cost within the plans that are refined, looked at once and kept in the study."""
+"""What was seen of the plans that are refined: each looked at once, and kept in the study."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mpq.search.expansion import InPlan, group_damage
+import numpy as np
+
+from mpq.search.expansion import GroupMoves, InPlan, group_moves
 from mpq.search.interrupts import Interrupts
 from mpq.search.space import Choices, FloatArray, Space
 
@@ -12,7 +14,10 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 IN_PLAN = "in_plan"
-"""Beginning of the study's user attributes that hold what sites cost within a plan."""
+"""Beginning of the study's user attributes that hold what was seen of a plan."""
+
+DIGITS = 6
+"""Significant digits that are kept."""
 
 
 class Looks:
@@ -37,13 +42,10 @@ class Looks:
         self._space = space
         self._in_plan = in_plan
         self._interrupts = interrupts
-        self._seen: dict[Choices, FloatArray] = {}
+        self._seen: dict[Choices, GroupMoves] = {}
 
-    def __call__(self, choices: Choices) -> FloatArray | None:
-        """`[G]`: what each group costs within a plan in nats a token; None where nobody looks.
-
-        NaN for groups of which that is not known.
-        """
+    def __call__(self, choices: Choices) -> GroupMoves | None:
+        """What moves of a plan's groups would do; None where nobody looks."""
         if self._in_plan is None:
             return None
         if choices not in self._seen:
@@ -52,7 +54,23 @@ class Looks:
             known = self._study.user_attrs.get(key)
             if known is None:
                 with self._interrupts.allowed():
-                    known = dict(self._in_plan(plan))
+                    known = to_json(group_moves(self._space, self._in_plan(plan)))
                 self._study.set_user_attr(key, known)
-            self._seen[choices] = group_damage(self._space, known)
+            self._seen[choices] = from_json(known)
         return self._seen[choices]
+
+
+def to_json(moves: GroupMoves) -> dict[str, Any]:
+    """Lists of numbers; null where nothing was seen."""
+    return {name: _plain(getattr(moves, name)) for name in GroupMoves.__dataclass_fields__}
+
+
+def from_json(known: dict[str, Any]) -> GroupMoves:
+    """What `to_json` was given."""
+    return GroupMoves(**{name: np.array(known[name], dtype=np.float64) for name in known})
+
+
+def _plain(numbers: FloatArray) -> Any:
+    if numbers.ndim > 1:
+        return [_plain(row) for row in numbers]
+    return [None if np.isnan(x) else float(f"{x:.{DIGITS}g}") for x in numbers]

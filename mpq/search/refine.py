@@ -2,19 +2,19 @@
 
 A search works in lineages, one at each anchor: it starts from the best plan found there, and
 goes on from a child only when a paired test over the windows says that the child is better. The
-profile's damages are corrected before children are ranked by them: by what each group costs
-within the best plan, where somebody can look at it, and by what was measured so far. All of it is
-a function of the finished trials, so a resumed search goes on as if it had never stopped.
+profile's damages are corrected before children are ranked by them: by what moves would do within
+the best plan, where somebody can look at it, and by what was measured so far. All of it is a
+function of the finished trials, so a resumed search goes on as if it had never stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from mpq.search.anchors import Anchor, within
 from mpq.search.correction import corrected_damage
 from mpq.search.exchange import exchanges
-from mpq.search.expansion import CAUTIONS, damage_around
+from mpq.search.expansion import CAUTIONS, GroupMoves, damage_around
 from mpq.search.front import TrialRecord, best_record
 from mpq.search.guided import optimum
 from mpq.search.objective import Objective
@@ -117,7 +117,7 @@ def propose(
     *,
     quality: Objective,
     anchors: Sequence[Anchor],
-    look: Callable[[Choices], FloatArray | None] = lambda _: None,
+    look: Callable[[Choices], GroupMoves | None] = lambda _: None,
 ) -> tuple[Lineage, Choices] | None:
     """The next plan to try, and the lineage it belongs to; None when nothing is left.
 
@@ -131,8 +131,8 @@ def propose(
         objectives: Of the study.
         quality: The objective that children are judged by.
         anchors: Where.
-        look: What each group costs within a plan, `[G]` nats per token (NaN where that is not
-            known), or None. Asked for the best plan of the lineage whose turn it is.
+        look: What moves would do within a plan, or None. Asked for the best plan of the lineage
+            whose turn it is.
     """
     tried = {record.choices for record in records}
     found = lineages(space, records, objectives, quality=quality, anchors=anchors)
@@ -141,8 +141,8 @@ def propose(
         best = lineage.best.choices
         correct = partial(_corrected, space, records, objectives, quality, best)
         # The other measures do not start from 0.
-        in_plan = look(best) if quality.name == "kl" else None
-        for choices in _children(space, lineage, correct, in_plan):
+        moves = look(best) if quality.name == "kl" else None
+        for choices in _children(space, lineage, correct, moves):
             if choices not in tried:
                 return lineage, choices
     return None
@@ -168,7 +168,7 @@ def _children(
     space: Space,
     lineage: Lineage,
     correct: Callable[[], FloatArray],
-    in_plan: FloatArray | None,
+    moves: GroupMoves | None,
 ) -> Iterator[Choices]:
     """Plans to try from the best of a lineage, the most promising first; some come twice.
 
@@ -176,16 +176,29 @@ def _children(
         space: What is searched.
         lineage: Whose best plan and limits.
         correct: Makes `[G, C]`, damages corrected by what was measured.
-        in_plan: `[G]`, what the best plan's choices cost within it; None where nobody looked.
+        moves: What was seen of the best plan; None where nobody looked.
     """
     best, limits = lineage.best.choices, lineage.anchor.limits
-    if in_plan is None:
+    if moves is None:
         damage = correct()
         yield optimum(space, damage, limits)
         yield from exchanges(space, damage, best, limits)
         return
-    tables = [damage_around(space.damage, best, in_plan, caution) for caution in CAUTIONS]
-    for table in tables:
-        yield optimum(space, table, limits)
+    for caution in CAUTIONS:
+        yield _optimum_around(space, best, moves, caution, tuple(limits.items()))
     yield optimum(space, correct(), limits)
-    yield from exchanges(space, tables[0], best, limits)
+    yield from exchanges(
+        space, damage_around(space.damage, best, moves, CAUTIONS[0]), best, limits
+    )
+
+
+@lru_cache(maxsize=256)
+def _optimum_around(
+    space: Space,
+    best: Choices,
+    moves: GroupMoves,
+    caution: float,
+    limits: tuple[tuple[str, int], ...],
+) -> Choices:
+    """The optimum under the damages around a plan; asked for again with every child of it."""
+    return optimum(space, damage_around(space.damage, best, moves, caution), dict(limits))

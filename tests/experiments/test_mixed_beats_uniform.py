@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mpq.assets.prose import documents
 from mpq.config import load_search_config
 from mpq.errors import DataError, RunError
+from mpq.formats.zoo import parse_format
 from mpq.run import read_toml, write_toml
 
 ROOT = Path(__file__).parents[2]
@@ -176,16 +178,18 @@ def test_beating_the_optimum_means_most_seeds_from_there_on(scripts, gains, leas
 # --- looks ------------------------------------------------------------------------------------
 
 
-def test_a_row_of_looks_says_how_near_estimates_come(scripts):
-    lifted = [
-        {"group": "a", "format": "int3-g128", "gain": 0.1, "look": 0.2, "profile": 0.03},
-        {"group": "b", "format": "int3-g128", "gain": 0.2, "look": 0.3, "profile": 0.02},
-        {"group": "c", "format": "int4-g128", "gain": 0.3, "look": 0.4, "profile": 0.01},
+def test_rows_of_looks_say_how_near_estimates_come(scripts):
+    numbers = [(0.1, 0.2, 0.03), (0.2, 0.3, 0.02), (0.3, 0.4, 0.01)]
+    moved = [
+        {"group": "a", "format": "int3-g128", "to": to, "change": c, "look": k, "profile": p}
+        for to, count in (("narrower", 3), ("wider", 2), ("none", 3))
+        for c, k, p in numbers[:count]
     ]
-    (row,) = scripts["looks"].look_rows({"anchors": {"3.5 bits": {"kl": 2.0, "lifted": lifted}}})
-    assert row == (
-        "3.5 bits", "2", "3", "0.1 to 0.3", "1.000", "1.50", "-1.000", "0.10",
-    )  # fmt: skip
+    rows = scripts["looks"].look_rows({"anchors": {"3.5 bits": {"kl": 2.0, "moved": moved}}})
+    for row, to in zip(rows, ("narrower", "none"), strict=True):  # two say nothing of ranks
+        assert row == (
+            "3.5 bits", "2", to, "3", "0.1 to 0.3", "1.000", "1.50", "-1.000", "0.10",
+        )  # fmt: skip
 
 
 # --- rivals -----------------------------------------------------------------------------------
@@ -210,7 +214,9 @@ def test_the_others_numbers_are_those_of_the_issue(scripts):
 
 def test_a_row_of_rivals_marks_what_beats_the_best_of_the_others(scripts):
     def measured(search, bits, kl, loss, **more):
-        return {"search": search, "weight_bits": bits, "kl": interval(kl), "loss": loss, **more}
+        one = {"kl": interval(kl), "loss": loss}
+        both = {"as stored": {"kl": interval(9.0), "loss": 9.0}, "scales unrounded": one}
+        return {"search": search, "weight_bits": bits, **both, **more}
 
     results = {
         "full_precision_loss": 3.33,
@@ -221,14 +227,22 @@ def test_a_row_of_rivals_marks_what_beats_the_best_of_the_others(scripts):
             measured("ours", 5.125, 0.3, 3.5, target=5.125),  # the KL is not less
         ],
     }
-    rows = scripts["rivals"].rival_rows(results, "untied", {"ours": "ours"})
+    table = partial(scripts["rivals"].rival_rows, results, "untied", {"ours": "ours"})
+    rows = table("scales unrounded")
     assert [row[:2] for row in rows] == [
         ("3", "3.125"), ("3.5", "3.625"), ("4", "4.125"), ("5", "5.125")
     ]  # fmt: skip
     assert [row[-1] for row in rows] == ["", "**1.2 (4.500)**", "0.72 (4.080)", "0.3 (3.500)"]
     assert [row[-2] for row in rows] == ["", "", "0.75 (4.090)", ""]
     assert rows[1][2:5] == ("AutoScheme", "1.6", "5.050")
-    assert "int4-g128 4.090 (4.086)" in scripts["rivals"].reproduction(results)
+    assert "int4-g128 0.75 (4.090) (0.748 (4.086))" in scripts["rivals"].reproduction(results)
+    assert [row[-1] for row in table("as stored")] == ["", *["9 (9.000)"] * 3]
+
+
+def test_scales_are_unrounded_where_they_are_floats(scripts):
+    unrounded = scripts["rivals"].unrounded
+    assert str(unrounded(parse_format("int3-g128"))) == "int3-g128-sf32"
+    assert str(unrounded(parse_format("bfp4"))) == "bfp4"
 
 
 # --- all of it, small -------------------------------------------------------------------------
@@ -311,7 +325,8 @@ def test_all_parts_run_are_skipped_when_done_and_make_the_report(scripts, small,
     assert results["rivals"]["full_precision_loss"] > 0
     for found in results["looks"]["anchors"].values():
         assert found["kl"] > 0
-        assert all(row["profile"] > 0 for row in found["lifted"])
+        assert {row["to"] for row in found["moved"]} <= {"narrower", "wider", "none"}
+        assert all((row["profile"] > 0) == (row["to"] == "narrower") for row in found["moved"])
     gains = results["tokens"]["points"]
     assert len(gains) == 2 * 2 * 2
     for one in gains:  # the additive optimum is among the trials: none looks worse on their text

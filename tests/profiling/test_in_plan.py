@@ -1,18 +1,27 @@
 import pytest
 import torch
 
+from mpq.formats.zoo import parse_format
 from mpq.kernels.fake_quant import quantize
 from mpq.measures import kl_divergence
 from mpq.modeling.sites import places
+from mpq.modeling.weights import WeightCache
 from mpq.modeling.wrap import apply_plan, uniform_plan
+from mpq.plans.move import UNTOUCHED
 from mpq.plans.plan import Plan
-from mpq.profiling.in_plan import damage_in_plan
+from mpq.profiling.in_plan import moves_in_plan
 from tests.profiling.models import sharp, windows
 
 
+def moves_of(model, plan, data, formats=(), **options):
+    asked = {place.site: tuple(map(parse_format, formats)) for place in places(model)}
+    return moves_in_plan(model, data, plan, asked, **options)
+
+
 def damage_of(model, plan, data, **options):
-    wanted = [place.site for place in places(model)]
-    return damage_in_plan(model, data, plan, wanted, **options)
+    """What the trapezoid rule says of lifting each weight."""
+    found = moves_of(model, plan, data, **options)
+    return {name: -0.5 * moves[UNTOUCHED].slope for name, moves in found.items()}
 
 
 def joint_kl(model, plan, data):
@@ -22,8 +31,8 @@ def joint_kl(model, plan, data):
             return float(kl_divergence(model(data).logits[:, :-1], reference).mean())
 
 
-def share(model, plan, place, data):
-    """-½ gᵀδ by plain autograd, over all windows at once, with the model's weights replaced."""
+def slope(model, plan, place, data, text):
+    """gᵀd by plain autograd, over all windows at once, with the model's weights replaced."""
     own = {p: p.data.clone() for p in model.parameters()}
     with torch.no_grad():
         reference = model(data).logits[:, :-1].softmax(-1)
@@ -34,13 +43,14 @@ def share(model, plan, place, data):
             whole[part] = quantize(whole[part], plan.formats[other.site.name], other.site.axis)
             other.parameter.data = whole
     part = slice(None) if place.part is None else place.part
-    delta = (own[place.parameter] - place.parameter.data)[part]
+    moved = quantize(own[place.parameter][part], text, place.site.axis)
+    change = moved - place.parameter.data[part]
     log_p = model(data).logits[:, :-1].log_softmax(-1)
     loss = -(reference * log_p).sum(-1).mean()
     (gradient,) = torch.autograd.grad(loss, place.parameter)
     for parameter, values in own.items():
         parameter.data = values
-    return -0.5 * float((gradient[part] * delta).sum())
+    return float((gradient[part] * change).sum())
 
 
 @pytest.mark.parametrize(
@@ -51,13 +61,49 @@ def share(model, plan, place, data):
         ("mixtral", "model.layers.0.mlp.experts.1.down_proj.weight"),  # a slice of 3-D weights
     ],
 )
-def test_it_is_half_of_the_slope_towards_the_whole_tensor(family, name):
+@pytest.mark.parametrize("text", ["bfp2", "bfp5", UNTOUCHED])
+def test_slopes_are_those_of_plain_autograd(family, name, text):
     model, data = sharp(family), windows()
     plan = uniform_plan(model, "bfp3", roles=("weight",))
     (place,) = [place for place in places(model) if place.site.name == name]
-    expected = share(model, plan, place, data)
+    expected = slope(model, plan, place, data, text)
     assert abs(expected) > 1e-6
-    assert damage_of(model, plan, data)[name] == pytest.approx(expected, rel=0.02)
+    found = moves_of(model, plan, data, ["bfp2", "bfp5"])[name]
+    assert list(found) == ["bfp2", "bfp5", UNTOUCHED]
+    assert found[text].slope == pytest.approx(expected, rel=0.05)  # teachers are bfloat16
+
+
+def test_formats_are_as_far_apart_as_their_values():
+    model, data = sharp("llama"), windows()
+    name = "model.layers.0.mlp.up_proj.weight"
+    (place,) = [place for place in places(model) if place.site.name == name]
+    found = moves_of(model, Plan.of({name: "bfp3"}), data, ["bfp3", "bfp4", "int3-g16"])[name]
+    whole = place.parameter.detach()
+    now = quantize(whole, "bfp3")
+    for text in ("bfp4", "int3-g16"):
+        values = quantize(whole, text)
+        errors = (values - whole).square().sum() + (now - whole).square().sum()
+        expected = (values - now).square().sum() / errors
+        assert found[text].apart == pytest.approx(float(expected), rel=1e-4)
+    assert found["bfp3"] == (0.0, 0.0)
+    assert found[UNTOUCHED].apart == pytest.approx(1.0)
+
+
+def test_a_tensor_that_loses_nothing_is_not_apart_from_itself():
+    model, data = sharp("llama"), windows(8)
+    name = "model.layers.0.mlp.up_proj.weight"
+    moves = moves_of(model, Plan.of({name: UNTOUCHED}), data)
+    assert moves == {name: {UNTOUCHED: (0.0, 0.0)}}
+
+
+def test_a_cache_changes_nothing():
+    model, data = sharp("llama"), windows(8)
+    plan = uniform_plan(model, "bfp3", roles=("weight",))
+    cache = WeightCache(1 << 30)
+    without = moves_of(model, plan, data, ["bfp2", "bfp4"])
+    assert moves_of(model, plan, data, ["bfp2", "bfp4"], cache=cache) == without
+    assert len(cache) == 3 * len(plan.formats)
+    assert moves_of(model, plan, data, ["bfp2", "bfp4"], cache=cache) == without
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -5,9 +5,10 @@ import torch
 
 from mpq.measures import kl_divergence
 from mpq.modeling.wrap import apply_plan
+from mpq.plans.move import UNTOUCHED
 from mpq.plans.plan import Plan
 from mpq.profiling import shares
-from mpq.profiling.in_plan import damage_in_plan
+from mpq.profiling.in_plan import moves_in_plan
 from mpq.profiling.shares import share_damage
 from tests.profiling.models import candidates, sharp, windows
 
@@ -33,11 +34,12 @@ def test_weights_have_their_share_in_the_uniform_plan(family):
     model, data = sharp(family), windows()
     asked = candidates(model, ["bfp4"], keep=lambda s: s.role == "weight")
     plan = Plan.of(dict.fromkeys((site.name for site in asked), "bfp4"))
-    expected = damage_in_plan(model, data, plan, asked)
+    moves = moves_in_plan(model, data, plan, asked)
     found = damage_of(model, asked, data)
     assert len(found) == len(asked)
-    for name, value in expected.items():
-        assert found[name, "bfp4"] == pytest.approx(max(0.0, value), rel=1e-4, abs=1e-9)
+    for name, to in moves.items():
+        expected = max(0.0, -0.5 * to[UNTOUCHED].slope)
+        assert found[name, "bfp4"] == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -1,10 +1,19 @@
 import numpy as np
 import optuna
 
+from mpq.plans.move import UNTOUCHED, Move
 from mpq.search.interrupts import Interrupts
 from mpq.search.looks import Looks
-from tests.search.synthetic import Problem, make_sites, make_space
+from tests.search.synthetic import FORMATS, Problem, formats, make_sites, make_space
 from tests.search.test_study import make_search
+
+
+def seen(plan, sites=None):
+    """The same numbers for every move of every site."""
+    return {
+        site: {str(fmt): Move(-0.02, 1.0) for fmt in formats(*FORMATS, UNTOUCHED)}
+        for site in (plan.formats if sites is None else sites)
+    }
 
 
 def test_a_plan_is_looked_at_once_and_the_study_remembers():
@@ -13,17 +22,18 @@ def test_a_plan_is_looked_at_once_and_the_study_remembers():
 
     def in_plan(plan):
         looked.append(plan.digest)
-        return dict.fromkeys(space.groups[0].sites, 0.5)
+        return seen(plan, space.groups[0].sites)
 
     study = optuna.create_study()
     plan = space.uniform["bfp3"]
     looks = Looks(study, space, in_plan, Interrupts())
     found = looks(plan)
     assert looks(plan) is found
-    assert found[0] == 0.5 * len(space.groups[0].sites)
-    assert np.isnan(found[1:]).all()
+    assert found.whole[0] == -0.02 * len(space.groups[0].sites)
+    assert np.isnan(found.whole[1:]).all()
     again = Looks(study, space, in_plan, Interrupts())(plan)
-    np.testing.assert_array_equal(again, found)
+    for name in ("slope", "apart", "whole"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     assert len(looked) == 1
 
 
@@ -38,7 +48,7 @@ def test_plans_under_refinement_are_looked_at_once_and_by_nobody_after_them(tmp_
 
     def in_plan(plan):
         looked.append(plan.digest)
-        return dict.fromkeys(plan.formats, 0.01)
+        return seen(plan)
 
     make_search(tmp_path, refine=3, in_plan=in_plan).run()
     again = make_search(tmp_path, refine=6, in_plan=in_plan)

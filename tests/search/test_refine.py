@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mpq.search.anchors import AT_BUDGET, make_anchors, within
-from mpq.search.expansion import CAUTIONS, damage_around
+from mpq.search.expansion import CAUTIONS, GroupMoves, damage_around
 from mpq.search.front import TrialRecord
 from mpq.search.guided import optimum
 from mpq.search.objective import make_objectives
@@ -40,6 +40,19 @@ def record(space, number, choices, kl=None, *, problem=None, **more):
         windows=windows,
         **more,
     )
+
+
+def around(space, plan, factors):
+    """The moves of a plan whose groups cost so many times what they cost alone.
+
+    Each group's damage is quadratic along a line, as that of nested formats is.
+    """
+    root = np.sqrt(space.damage)
+    now = root[np.arange(len(plan)), list(plan)][:, None]
+    factors = factors[:, None]
+    apart = (root - now) ** 2 / (root**2 + now**2)
+    slope = 2 * factors * now * (root - now)
+    return GroupMoves(slope=slope, apart=apart, whole=(-2 * factors * now**2)[:, 0])
 
 
 def standing(space, records, limits=None, objectives=OBJECTIVES):
@@ -168,7 +181,6 @@ def test_a_group_that_costs_more_within_the_plan_is_widened_first(space, problem
     start = space.uniform["bfp4"]
     records = [record(space, 0, start, problem=problem)]
     (anchor,) = [one for one in anchors_of(space) if one.name == "bfp4"]
-    own = space.damage[np.arange(len(start)), list(start)]
     asked = []
     for loud in (0, 2, 3, 4, 7):  # to widen the others is not worth what somebody else loses
         factors = np.full(len(start), 0.5)
@@ -176,7 +188,7 @@ def test_a_group_that_costs_more_within_the_plan_is_widened_first(space, problem
 
         def look(choices, factors=factors):
             asked.append(choices)
-            return own * factors
+            return around(space, choices, factors)
 
         _, choices = propose(space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=look)
         assert choices[loud] > start[loud]
@@ -189,17 +201,17 @@ def test_the_optima_around_a_plan_come_first_then_exchanges(space, problem):
     records = [record(space, 0, start, problem=problem)]
     (anchor,) = [one for one in anchors_of(space) if one.name == "bfp4"]
     factors = np.array([3.0, 0.5, 9.0, 0.5, 0.5, 0.5, 0.5, 5.0])
-    in_plan = space.damage[np.arange(len(start)), list(start)] * factors
+    moves = around(space, start, factors)
     found = []
     for number in range(1, 12):
         _, choices = propose(
-            space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=lambda _: in_plan
+            space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=lambda _: moves
         )
         found.append(choices)
         # Nothing that is tried helps, so the lineage stays where it is.
         records.append(record(space, number, choices, kl=9.0, source="refine", anchor="bfp4"))
     assert len({start, *found}) == 12
-    tables = [damage_around(space.damage, start, in_plan, caution) for caution in CAUTIONS]
+    tables = [damage_around(space.damage, start, moves, caution) for caution in CAUTIONS]
     optima = [optimum(space, table, anchor.limits) for table in tables]
     expected = [choices for choices in dict.fromkeys(optima) if choices != start]
     assert expected
