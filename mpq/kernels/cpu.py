@@ -83,7 +83,9 @@ def _quantize_blocks(x: Tensor, out: Tensor, format: Format, axis: int) -> None:
     if isinstance(format.scale, NestedScale):
         above = _scales_above(x, format.scale, axis)
     numbers = numbers_of(format, x.dtype)
-    _share(quantize_tiles, place, x.numel(), (_loops_see(x), _loops_see(out), place, numbers, above))
+    _share(
+        quantize_tiles, place, x.numel(), (_loops_see(x), _loops_see(out), place, numbers, above)
+    )
 
 
 def _quantize_values(x: Tensor, out: Tensor, format: Format) -> None:
@@ -97,7 +99,9 @@ def _quantize_values(x: Tensor, out: Tensor, format: Format) -> None:
     else:
         rounding = rounding_numbers(format.element)
         given = _given(x, format)
-    _share(quantize_values, place, x.numel(), (_loops_see(x), _loops_see(out), place, rounding, given))
+    _share(
+        quantize_values, place, x.numel(), (_loops_see(x), _loops_see(out), place, rounding, given)
+    )
 
 
 @lru_cache(maxsize=256)

@@ -492,7 +492,9 @@ def truncated(limit: float, r: Rounding, negative: bool) -> float32:
 
 
 @compiled
-def bounds_of(units: Floats, roots: Floats, lows: Floats, highs: Floats, tile: Tile, n: Numbers) -> bool:
+def bounds_of(
+    units: Floats, roots: Floats, lows: Floats, highs: Floats, tile: Tile, n: Numbers
+) -> bool:
     """Sets what each block's values may reach in the dtype; whether that bounds any of them."""
     any_bound, largest = False, n.element.largest
     for i in range(tile.blocks):

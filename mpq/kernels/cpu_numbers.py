@@ -311,5 +311,3 @@ def scaling_numbers(format: Format, dtype: torch.dtype) -> Scaling:
 
 def _float32_bits(value: float) -> int:
     return int(np.float32(value).view(np.int32))
-
-
