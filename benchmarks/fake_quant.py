@@ -2,12 +2,12 @@
 
     python benchmarks/fake_quant.py [format ...] [--size 4096] [--threads 1] [--device cpu]
 
-Every format is timed in float32 and bfloat16, with blocks along the last axis and the first, by the
-path that MPQ_KERNEL or the device chooses. A call stands between a clone and an eager call; `clone`
-and `eager` are the medians of the ratios of neighbours, so that a busy machine disturbs both alike.
-On the CPU milliseconds are CPU time over the threads, elsewhere time on the clock. GB/s counts one
-read and one write of the tensor. Then, where they are importable, the same tensor by microxcaling
-(`mx`), qtorch, torchao and gfloat, in the formats that they share.
+Every format is timed in float32 and bfloat16, with blocks along the last axis and the first, by
+the path that MPQ_KERNEL or the device chooses. A call stands between a clone and an eager call;
+`x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
+disturbs both alike. On the CPU milliseconds are CPU time over the threads, elsewhere time on the
+clock. GB/s counts one read and one write of the tensor. Then, where they are importable, the same
+tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share.
 """
 
 import argparse
@@ -48,9 +48,9 @@ def main() -> None:
     print(f"{'format':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ms':>8}{'GB/s':>8}", end="")
     print(f"{'x clone':>9}{'x eager':>9}{'small us':>10}")
     for text in arguments.formats:
-        for dtype in DTYPES:
+        for name, dtype in DTYPES.items():
             for axis in (-1, 0):
-                print_row(text, x.to(DTYPES[dtype]), axis, dtype, arguments.repeats)
+                print_row(text, x.to(dtype), axis, name, arguments.repeats)
     print_rivals(x, arguments.repeats)
 
 

@@ -1,4 +1,4 @@
-"""Other libraries' fake quantisation, in the formats that they share with mpq; each loaded late."""
+"""Other libraries' fake quantisation, in formats that they share with mpq; each loaded late."""
 
 from collections.abc import Callable
 
@@ -25,14 +25,14 @@ def qtorch() -> Call:
 
 
 def torchao() -> Call:
-    """torchao's MX: to codes and back."""
+    """Torchao's MX: to codes and back."""
     from torchao.prototype.mx_formats.mx_tensor import MXTensor
 
     return lambda x: MXTensor.to_mx(x, torch.float8_e4m3fn, 32).dequantize(x.dtype)
 
 
 def gfloat() -> Call:
-    """gfloat's e4m3, on the values as a numpy array."""
+    """Gfloat's e4m3, on the values as a numpy array."""
     from gfloat import round_ndarray
     from gfloat.formats import format_info_ocp_e4m3
 

@@ -1,7 +1,8 @@
 """Which path a tensor takes: eager torch, compiled loops on the CPU, or Triton on CUDA.
 
-Every path gives the same bits, so the choice is one of speed. A path is a module of this room with
-two functions, imported on first use: `covers(format, x, axis)` and `fake_quantize(x, format, axis)`.
+Every path gives the same bits, so the choice is one of speed. A path is a module of this room,
+imported on first use, with two functions: `covers(format, x, axis)` and
+`fake_quantize(x, format, axis)`.
 """
 
 import importlib

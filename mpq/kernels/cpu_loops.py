@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from mpq.kernels.cpu_numbers import (
     ASYMMETRIC,
     FLOAT,
-    Given,
     INTEGER,
     NESTED,
     POWER,
@@ -29,6 +28,7 @@ from mpq.kernels.cpu_numbers import (
     STORED_BFLOAT16,
     STORED_FLOAT16,
     SYMMETRIC,
+    Given,
     Numbers,
     Place,
     Rounding,
@@ -169,12 +169,13 @@ def _widened(stored: Any) -> Callable[..., Any]:
 
 
 @overload(narrowed, strict=False)
-def _narrowed(value: Any, stored: Any) -> Callable[..., Any]:
+def _narrowed(value: Any, stored: Any) -> Callable[..., Any]:  # noqa: ARG001
+    # The arguments' types choose: numba wants the names of `narrowed` in each.
     if stored == numba.types.uint16:
-        return lambda value, stored: np.uint16(to_bfloat16(value))
+        return lambda value, stored: np.uint16(to_bfloat16(value))  # noqa: ARG005
     if stored == numba.types.int16:
-        return lambda value, stored: np.int16(to_half(value))
-    return lambda value, stored: value
+        return lambda value, stored: np.int16(to_half(value))  # noqa: ARG005
+    return lambda value, stored: value  # noqa: ARG005
 
 
 # --- a tile of values -----------------------------------------------------------------------
@@ -478,9 +479,9 @@ def shared_units(
 def truncated(limit: float, r: Rounding, negative: bool) -> float32:
     """The largest magnitude of the element at or below a limit."""
     limit = min(limit, r.largest)
-    if r.kind == INTEGER or r.kind == ASYMMETRIC:
+    if r.kind == INTEGER or r.kind == ASYMMETRIC:  # noqa: PLR1714
         return float32(np.floor(limit))
-    if r.kind == FLOAT or r.kind == POWER:
+    if r.kind == FLOAT or r.kind == POWER:  # noqa: PLR1714
         exponent = max((np.float64(limit).view(np.int64) >> 52) - 1023, int64(r.step))
         step = np.int64((exponent - int64(r.digits) + 1023) << 52).view(np.float64)
         return float32(np.floor(limit / step) * step)

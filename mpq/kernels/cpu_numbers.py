@@ -194,8 +194,9 @@ class Tile(NamedTuple):
 def covers_format(format: Format) -> bool:
     """Whether the loops have this format.
 
-    Not: binades below float32's normal ones (log9, e8m0, dmf-e8m3), tables past 16 entries, blocks of several rows,
-    tensor-wide shared exponents, and the mse rule, whose sums are in torch's order of addition.
+    Not: binades below float32's normal ones (log9, e8m0, dmf-e8m3), tables past 16 entries, blocks
+    of several rows, tensor-wide shared exponents, and the mse rule, whose sums are in torch's
+    order of addition.
     """
     element, scale, block = format.element, format.scale, format.block
     if block is not None and block != TENSOR and block.rows != 1:

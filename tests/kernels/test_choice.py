@@ -42,7 +42,7 @@ def test_the_fast_path_is_taken_where_it_covers(monkeypatch):
 
 
 def test_without_a_compiler_eager_takes_over_with_one_notice(monkeypatch, caplog):
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda _: None)
     has_compiler.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""Single values in compiled code, against torch: every float16 and bfloat16, and what becomes one."""
+"""Single values in compiled code, against torch."""
 
 import pytest
 import torch
