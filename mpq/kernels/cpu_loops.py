@@ -159,7 +159,6 @@ def narrowed(value: float32, stored: Any) -> Any:
     raise NotImplementedError("only compiled code calls this")
 
 
-@overload(widened, strict=False)
 def _widened(stored: Any) -> Callable[..., Any]:
     if stored == numba.types.uint16:
         return lambda stored: float_of(int32(stored) << int32(16))
@@ -168,7 +167,6 @@ def _widened(stored: Any) -> Callable[..., Any]:
     return lambda stored: stored
 
 
-@overload(narrowed, strict=False)
 def _narrowed(value: Any, stored: Any) -> Callable[..., Any]:  # noqa: ARG001
     # The arguments' types choose: numba wants the names of `narrowed` in each.
     if stored == numba.types.uint16:
@@ -176,6 +174,10 @@ def _narrowed(value: Any, stored: Any) -> Callable[..., Any]:  # noqa: ARG001
     if stored == numba.types.int16:
         return lambda value, stored: np.int16(to_half(value))  # noqa: ARG005
     return lambda value, stored: value  # noqa: ARG005
+
+
+overload(widened, strict=False)(_widened)
+overload(narrowed, strict=False)(_narrowed)
 
 
 # --- a tile of values -----------------------------------------------------------------------
