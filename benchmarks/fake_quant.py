@@ -1,18 +1,27 @@
-"""Prints the CPU time of fake-quantising a 4096x4096 float32 tensor, against that of its clone.
+"""Prints what fake-quantising a 4096x4096 tensor costs, beside its clone and the eager path.
 
-    python benchmarks/fake_quant.py [format ...] [--size 4096] [--threads 1]
+    python benchmarks/fake_quant.py [format ...] [--size 4096] [--threads 1] [--device cpu]
 
-Each format is timed next to `tensor.clone()`, in CPU time, which a busy machine disturbs least,
-and the ratio is of the fastest of each. `small` is one call on a 16x256 activation.
+Every format is timed in float32 and bfloat16, with blocks along the last axis and the first, by
+the path that MPQ_KERNEL or the device chooses. A call stands between a clone and an eager call;
+`x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
+disturbs both alike. On the CPU milliseconds are CPU time over the threads, elsewhere time on the
+clock. GB/s counts one read and one write of the tensor. Then, where they are importable, the same
+tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share.
 """
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from rivals import RIVALS
+from torch import Tensor
 
 from mpq.formats.zoo import parse_format
+from mpq.kernels import eager
+from mpq.kernels.choice import choose
 from mpq.kernels.fake_quant import quantize
 
 FORMATS = (
@@ -20,40 +29,87 @@ FORMATS = (
     *("nvfp4", "int4", "int4-g128", "int4a-g64", "int8-tensor", "nf4-g64"),
     *("fixed8.4", "log8", "minifloat-e4m3", "dmf-e4m3", "fp8-e4m3", "bf16"),
 )
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
-    """Times each format and prints a table."""
+    """Times each format and prints a table, then other libraries."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("formats", nargs="*", default=FORMATS)
     parser.add_argument("--size", type=int, default=4096)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    x = torch.randn(arguments.size, arguments.size, generator=torch.Generator().manual_seed(0))
-    small = x[:16, :256].clone()
-    print(f"{'format':<18}{'ms':>9}{'clone ms':>10}{'ratio':>8}{'small us':>10}")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(arguments.size, arguments.size, generator=generator).to(arguments.device)
+    print(f"{arguments.threads} threads, {arguments.device}, {arguments.size}x{arguments.size}")
+    print(f"{'format':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ms':>8}{'GB/s':>8}", end="")
+    print(f"{'x clone':>9}{'x eager':>9}{'small us':>10}")
     for text in arguments.formats:
-        format = parse_format(text)
-        clones, quantized, little = [], [], []
-        for _ in range(arguments.repeats):
-            clones.append(seconds(x.clone))
-            quantized.append(seconds(lambda: quantize(x, format)))  # noqa: B023
-            little.append(seconds(lambda: quantize(small, format), calls=20))  # noqa: B023
-        clone, own = min(clones), min(quantized)
+        for name, dtype in DTYPES.items():
+            for axis in (-1, 0):
+                print_row(text, x.to(dtype), axis, name, arguments.repeats)
+    print_rivals(x, arguments.repeats)
+
+
+def print_row(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None:
+    """One format, dtype and axis."""
+    format = parse_format(text)
+    small = x[:16, :256].clone()
+    quantize(x, format, axis)  # what is compiled on first use is compiled here
+    quantize(small, format, axis)
+    own, clones, eagers, little = [], [], [], []
+    for _ in range(repeats):
+        clone = seconds(x.clone)
+        own.append(seconds(lambda: quantize(x, format, axis)))
+        clones.append(own[-1] / clone)
+        eagers.append(own[-1] / seconds(lambda: eager.fake_quantize(x, format, axis)))
+        little.append(seconds(lambda: quantize(small, format, axis), calls=20))
+    best = min(own) / (torch.get_num_threads() if x.device.type == "cpu" else 1)
+    print(
+        f"{text:<16}{dtype:<10}{'last' if axis else 'first':<6}{choose(x, format, axis):<8}"
+        f"{best * 1e3:>8.1f}{2 * x.nbytes / best / 1e9:>8.1f}"
+        f"{statistics.median(clones):>9.2f}{statistics.median(eagers):>9.2f}"
+        f"{min(little) * 1e6:>10.0f}"
+    )
+
+
+def print_rivals(x: Tensor, repeats: int) -> None:
+    """Other libraries on the same tensor, each beside mpq."""
+    print(f"\n{'library':<16}{'format':<16}{'x clone':>9}{'x mpq':>9}")
+    for library, text, load in RIVALS:
+        try:
+            other = load()
+        except ImportError:
+            print(f"{library:<16}{text:<16}  not installed")
+            continue
+        other(x)
+        clones, ours = [], []
+        for _ in range(repeats):
+            clone = seconds(x.clone)
+            theirs = seconds(lambda: other(x))  # noqa: B023
+            clones.append(theirs / clone)
+            ours.append(theirs / seconds(lambda: quantize(x, text)))  # noqa: B023
         print(
-            f"{text:<18}{own * 1e3:>9.1f}{clone * 1e3:>10.1f}{own / clone:>8.2f}"
-            f"{min(little) * 1e6:>10.0f}"
+            f"{library:<16}{text:<16}{statistics.median(clones):>9.2f}"
+            f"{statistics.median(ours):>9.2f}"
         )
 
 
 def seconds(call: Callable[[], object], calls: int = 1) -> float:
-    """CPU seconds of one of some calls."""
-    start = time.process_time()
+    """Seconds of one of some calls: CPU time, or on a GPU time on the clock."""
+    clock = time.process_time
+    if torch.cuda.is_available():
+        clock = time.perf_counter
+        torch.cuda.synchronize()
+    start = clock()
     for _ in range(calls):
         call()
-    return (time.process_time() - start) / calls
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (clock() - start) / calls
 
 
 if __name__ == "__main__":

@@ -335,6 +335,7 @@ def test_every_test_file_mirrors_a_module():
 # --- start-up -------------------------------------------------------------------------------
 
 HEAVY = {"torch", "transformers", "optuna", "datasets", "scipy", "pandas", "matplotlib"}
+HEAVY |= {"numba", "triton"}
 
 
 def loaded_by(code: str) -> set[str]:

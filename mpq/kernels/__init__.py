@@ -1,5 +1,6 @@
 """Tensors meet formats here: rounding, scaling, packed codes.
 
-May import: torch, `mpq.formats` and `mpq.errors`. `fake_quant.py` is the only door.
+May import: torch, `mpq.formats`, `mpq.errors`, and numba on first use. `fake_quant.py` is the only
+door.
 Not here: what a format is (`mpq.formats`), which tensor takes which (`mpq.plans`).
 """

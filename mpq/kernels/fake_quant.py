@@ -9,7 +9,7 @@ from mpq.errors import FormatError
 from mpq.formats.block import positive_axis
 from mpq.formats.format import Format
 from mpq.formats.zoo import parse_format
-from mpq.kernels.eager import fake_quantize
+from mpq.kernels.choice import fake_quantize
 from mpq.kernels.encoded import Encoded, decode_blocks, encode_blocks
 
 __all__ = ["Encoded", "decode", "encode", "quantize"]
@@ -59,7 +59,7 @@ def quantize(
     positive_axis(tuple(x.shape), axis)
     if check_finite:
         _require_finite(x, format, name)
-    if x.numel() == 0:
+    if x.numel() == 0 or (format.is_identity and x.dtype != torch.float64):
         return x
     if x.requires_grad and torch.is_grad_enabled():
         quantized: Tensor = _StraightThrough.apply(x, format, axis)  # type: ignore[no-untyped-call]

@@ -1,0 +1,98 @@
+"""Which path is taken, and what MPQ_KERNEL is refused."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mpq.errors import FormatError
+from mpq.formats.zoo import parse_format
+from mpq.kernels import choice
+from mpq.kernels.choice import choose, fake_quantize, has_compiler, path_of_device
+from mpq.kernels.fake_quant import quantize
+
+BFP4 = parse_format("bfp4")
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch):
+    monkeypatch.delenv("MPQ_KERNEL", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def compiler_is_there(monkeypatch, *paths: str) -> None:
+    monkeypatch.setattr(choice, "has_compiler", lambda path: path in paths)
+
+
+def test_each_kind_of_device_has_its_fast_path():
+    kinds = {device: path_of_device(device) for device in ("cpu", "cuda", "mps", "meta")}
+    assert kinds == {"cpu": "cpu", "cuda": "triton", "mps": "eager", "meta": "eager"}
+
+
+def test_the_fast_path_is_taken_where_it_covers(monkeypatch):
+    compiler_is_there(monkeypatch, "cpu")
+    x = torch.ones(2, 32)
+    assert choose(x, BFP4, -1) == "cpu"
+    assert choose(torch.nn.Parameter(x), BFP4, -1) == "cpu"
+    assert choose(x.double(), BFP4, -1) == "eager"
+    assert choose(x, parse_format("bfp4(scale_rule=mse)"), -1) == "eager"
+    assert choose(x.to("meta"), BFP4, -1) == "eager"
+
+
+def test_without_a_compiler_eager_takes_over_with_one_notice(monkeypatch, caplog):
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda _: None)
+    has_compiler.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert [choose(torch.ones(2, 32), BFP4, -1) for _ in range(3)] == ["eager"] * 3
+        assert [record.message for record in caplog.records] == [
+            "fake quantisation runs in eager torch, several times slower: numba is not installed"
+        ]
+        monkeypatch.setenv("MPQ_KERNEL", "cpu")
+        with pytest.raises(FormatError, match="needs the package numba, which is not installed"):
+            quantize(torch.ones(2, 32), "bfp4")
+    finally:
+        has_compiler.cache_clear()
+
+
+def test_the_variable_is_obeyed(monkeypatch):
+    compiler_is_there(monkeypatch, "cpu")
+    monkeypatch.setenv("MPQ_KERNEL", "eager")
+    assert choose(torch.ones(2, 32), BFP4, -1) == "eager"
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    assert choose(torch.ones(2, 32), BFP4, -1) == "cpu"
+
+
+def test_the_variable_is_refused_where_it_cannot_be_obeyed(monkeypatch):
+    compiler_is_there(monkeypatch, "cpu")
+    x = torch.ones(2, 32)
+    monkeypatch.setenv("MPQ_KERNEL", "fast")
+    with pytest.raises(FormatError, match="must be one of eager, cpu, triton, not 'fast'"):
+        quantize(x, "bfp4")
+    monkeypatch.setenv("MPQ_KERNEL", "triton")
+    with pytest.raises(FormatError, match=r"needs a tensor on a CUDA device .*, not on cpu"):
+        quantize(x, "bfp4")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(FormatError, match="needs the package triton, which is not installed"):
+        quantize(x, "bfp4")
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    with pytest.raises(FormatError, match="needs a tensor on the CPU, not on meta"):
+        quantize(x.to("meta"), "bfp4")
+    with pytest.raises(FormatError, match=r"does not cover bfp4\(scale_rule=mse\) for a torch.fl"):
+        quantize(x, "bfp4(scale_rule=mse)")
+
+
+def test_the_chosen_path_quantizes(monkeypatch):
+    monkeypatch.setenv("MPQ_KERNEL", "eager")
+    x = torch.tensor([1.0, 0.3, -0.12, 0.0])
+    assert fake_quantize(x, BFP4, -1).tolist() == [1.0, 0.25, -0.0, 0.0]
+
+
+def test_no_compiler_is_imported_before_a_path_needs_it():
+    code = (
+        "import sys, mpq, mpq.kernels.fake_quant, mpq.cli.search\n"
+        "assert not {'numba', 'triton'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
