@@ -92,7 +92,7 @@ def _round_to_table(scaled: Tensor, element: TableElement, largest: float) -> Te
     # them, a pass each, takes a fifth of the time of a search for each value.
     index = torch.zeros_like(scaled)
     reaches = torch.empty_like(scaled)
-    for threshold in _thresholds(element, bits_of(scaled)):
+    for threshold in table_thresholds(element, bits_of(scaled)):
         index.add_(torch.ge(scaled, threshold, out=reaches))
     values = torch.tensor(element.values, dtype=scaled.dtype, device=scaled.device)
     rounded = values.index_select(0, index.int().flatten()).view(scaled.shape)
@@ -100,7 +100,7 @@ def _round_to_table(scaled: Tensor, element: TableElement, largest: float) -> Te
 
 
 @lru_cache(maxsize=64)
-def _thresholds(element: TableElement, layout: FloatBits) -> tuple[float, ...]:
+def table_thresholds(element: TableElement, layout: FloatBits) -> tuple[float, ...]:
     """The least value of the dtype that rounds to each entry but the first."""
     kind = np.float64 if layout.dtype == torch.float64 else np.float32
     thresholds = []
