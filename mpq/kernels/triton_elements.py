@@ -37,7 +37,6 @@ class Rounding:
         keeps_zero: Of powers of two, whether there is a code for zero.
         mantissa: Bits of the arithmetic's mantissa field.
         infinity: The bits of its +inf, which are also the mask of its exponent field.
-        magnitude: A mask of all of its bits but the sign.
         whole: Its least power of two from which on every value is a whole number.
         lowest_binade: The bits of the element's lowest normalised power of two.
         turn: From which the bits of a power of two are taken for those of its inverse.
@@ -58,7 +57,6 @@ class Rounding:
     keeps_zero: bool
     mantissa: int
     infinity: int
-    magnitude: int
     whole: float
     lowest_binade: int
     turn: int
@@ -117,7 +115,6 @@ def rounding_facts(element: Element, *, wide: bool = False, bound: float = 0.0) 
         keeps_zero=keeps_zero,
         mantissa=layout.mantissa,
         infinity=layout.infinity,
-        magnitude=layout.magnitude,
         whole=2.0**layout.mantissa,
         lowest_binade=lowest + layout.bias << layout.mantissa,
         turn=2 * layout.bias << layout.mantissa,

@@ -27,6 +27,14 @@ def float_of(bits, is_wide: tl.constexpr):
 
 
 @triton.jit
+def with_sign(magnitudes, signs):
+    """Magnitudes with the signs of other floats of their dtype, those of zeros too."""
+    is_wide: tl.constexpr = signs.dtype == tl.float64
+    bits = bits_of(signs, is_wide)
+    return float_of(bits_of(magnitudes, is_wide) | (bits - bits_of(tl.abs(signs), is_wide)), is_wide)
+
+
+@triton.jit
 def clamp(x, lowest, largest):
     """`x` between two bounds; NaN becomes anything."""
     return tl.minimum(tl.maximum(x, lowest), largest)
@@ -39,11 +47,9 @@ def round_half_even(x, facts: tl.constexpr):
     From 2^mantissa on floats are whole; below, adding and taking away 2^mantissa leaves no room
     for a fraction, and the addition rounds it to nearest even.
     """
-    magnitudes = bits_of(x, facts.wide) & facts.magnitude
-    signs = bits_of(x, facts.wide) - magnitudes
-    size = float_of(magnitudes, facts.wide)
+    size = tl.abs(x)
     rounded = tl.where(size < facts.whole, (size + facts.whole) - facts.whole, size)
-    return float_of(bits_of(rounded, facts.wide) | signs, facts.wide)
+    return with_sign(rounded, x)
 
 
 @triton.jit
@@ -100,15 +106,14 @@ def _round_to_float(x, facts: tl.constexpr):
 
 @triton.jit
 def _round_to_power(x, facts: tl.constexpr):
-    magnitudes = bits_of(x, facts.wide) & facts.magnitude
-    signs = bits_of(x, facts.wide) - magnitudes
+    magnitudes = bits_of(tl.abs(x), facts.wide)
     # Midpoints are 1.5 * 2^k; a tie goes up where the code of 2^k is odd.
     is_odd = ((magnitudes >> facts.mantissa) - facts.first_code) & 1
     powers = (magnitudes + is_odd + facts.below_tie) & facts.infinity
     powers = tl.maximum(powers, facts.lowest_binade)
     if facts.keeps_zero:
         powers = tl.where(magnitudes <= facts.zero_below, 0, powers)
-    return float_of(powers | signs, facts.wide)
+    return with_sign(float_of(powers, facts.wide), x)
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from mpq.kernels.triton_rounding import (
     round_bfloat16,
     round_half_even,
     round_to_element,
+    with_sign,
 )
 
 INFINITY = tl.constexpr(0x7F800000)
@@ -27,11 +28,12 @@ def saturated(values, unit, held: tl.constexpr):
     """Values bounded to those whose product with the unit the dtype holds."""
     passes = tl.where(unit * held.largest <= held.threshold, 0, 1)
     if tl.max(passes) > 0:
-        lowest = (-held_magnitude(unit, True, held)).to(values.dtype)
         largest = held_magnitude(unit, False, held).to(values.dtype)
-        values = clamp(values, lowest, largest)
-        if not held.negative_zero:
-            values = values + 0.0
+        if held.negative_zero:
+            values = with_sign(tl.minimum(tl.abs(values), largest), values)
+        else:
+            lowest = (-held_magnitude(unit, True, held)).to(values.dtype)
+            values = clamp(values, lowest, largest) + 0.0
     return values
 
 
