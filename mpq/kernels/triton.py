@@ -82,7 +82,12 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
 
 
 def _quantize_powers(
-    x: Tensor, out: Tensor, format: Format, element: ExponentElement, scale: SharedExponent, at: int
+    x: Tensor,
+    out: Tensor,
+    format: Format,
+    element: ExponentElement,
+    scale: SharedExponent,
+    at: int,
 ) -> None:
     given, per_row = out, None
     if _in_pieces(format, x, at):

@@ -31,7 +31,9 @@ def with_sign(magnitudes, signs):
     """Magnitudes with the signs of other floats of their dtype, those of zeros too."""
     is_wide: tl.constexpr = signs.dtype == tl.float64
     bits = bits_of(signs, is_wide)
-    return float_of(bits_of(magnitudes, is_wide) | (bits - bits_of(tl.abs(signs), is_wide)), is_wide)
+    return float_of(
+        bits_of(magnitudes, is_wide) | (bits - bits_of(tl.abs(signs), is_wide)), is_wide
+    )
 
 
 @triton.jit
@@ -119,7 +121,8 @@ def _round_to_power(x, facts: tl.constexpr):
 @triton.jit
 def _round_to_table(x, facts: tl.constexpr):
     rounded = tl.full(x.shape, facts.first, x.dtype)
-    for index in tl.static_range(len(facts.table)):
+    entries: tl.constexpr = len(facts.table)
+    for index in tl.static_range(entries):
         rounded = tl.where(x >= facts.table[index][0], facts.table[index][1], rounded)
     return rounded
 
@@ -132,10 +135,12 @@ def held_magnitude(unit, is_negative: tl.constexpr, facts: tl.constexpr):
     if facts.kind == "table":
         held = tl.zeros(bound.shape, tl.float64)
         if is_negative:
-            for index in tl.static_range(len(facts.negative)):
+            below: tl.constexpr = len(facts.negative)
+            for index in tl.static_range(below):
                 held = tl.where(bound >= facts.negative[index], facts.negative[index], held)
         else:
-            for index in tl.static_range(len(facts.positive)):
+            above: tl.constexpr = len(facts.positive)
+            for index in tl.static_range(above):
                 held = tl.where(bound >= facts.positive[index], facts.positive[index], held)
         return held
     elif (facts.kind == "integer") or (facts.kind == "asymmetric"):

@@ -151,7 +151,8 @@ def squared_errors(values, unit, inverse, rounding: tl.constexpr, tile: tl.const
     """The squared error of each block, summed in pairs of neighbours, as in eager."""
     error = round_to_element(values * inverse, rounding) * unit - values
     sums = error * error
-    for _ in tl.static_range(tile.halvings):
+    halvings: tl.constexpr = tile.halvings
+    for _ in tl.static_range(halvings):
         pairs = tl.reshape(sums, (sums.shape[0], sums.shape[1] // 2, 2))
         left, right = tl.split(pairs)
         sums = left + right

@@ -28,7 +28,13 @@ MORE = [
     *("bfp4-token", "bfp4-tensor", "bl8-tensor", "int4a-tensor", "int4a-g1", "nf4-tensor"),
     *("bfp5-b7(scale_rule=mse)", "mxint8(scale_rule=mse)", "bl4(scale_rule=mse)"),
     *("mxfp8-e5m2(scale_rule=ceil)", "bl8(scale_rule=ceil)", "bfp24", "int24-g16-sf32"),
-    *("int20a-g16", "int20a-g16-sf32", "int12a-g16-sf16", "bfp4(exponent=2)", "bmf8-e5m2(exponent=5)"),
+    *(
+        "int20a-g16",
+        "int20a-g16-sf32",
+        "int12a-g16-sf16",
+        "bfp4(exponent=2)",
+        "bmf8-e5m2(exponent=5)",
+    ),
     *("fixed8.-100", "fixed4.126", "minifloat-e8m10", "log9(bias=140)", "nf4-tensor(absmax=2.5)"),
     *("fp8-e4m3-tensor(absmax=1000.0)", "nvfp4-token-b7", "minifloat-e5m10-g16"),
 ]
@@ -77,8 +83,8 @@ def test_every_format_has_the_bits_of_eager(text):
 
 @pytest.mark.parametrize("text", FORMATS)
 def test_what_is_not_finite_poisons_what_it_does_in_eager(text):
-    x = stress(torch.float32)[:6].clone()
-    x[1, 3], x[2, 20], x[4, 69], x[4, 1] = NAN, INF, -INF, -NAN
+    x = stress(torch.float32)[:4, :50].clone()
+    x[0, 3], x[1, 20], x[3, 49], x[3, 1] = NAN, INF, -INF, -NAN
     assert_bits(x, text)
 
 
@@ -109,16 +115,14 @@ def test_strides_do_not_show(text):
     "text", ["int4", "int4a", "bfp4-token", "nvfp4-token", "int8-tensor", "int4a-tensor", "nf4"]
 )
 def test_rows_longer_than_a_program_holds_take_two_passes(text, monkeypatch):
-    monkeypatch.setattr(triton_tiles, "TILE", 64)
-    monkeypatch.setattr(triton_tiles, "STRIDED", 8)
+    monkeypatch.setattr(triton_tiles, "TILE", 128)
+    monkeypatch.setattr(triton_tiles, "STRIDED", 16)
     monkeypatch.setattr(kernels, "LARGEST_BLOCK", 64)
     monkeypatch.setattr(kernels, "LONGEST_STRIDED", 16)
-    x = torch.randn(5, 150, generator=torch.Generator().manual_seed(2)) * torch.tensor(2.0) ** 30
-    x[3, 40] = INF
-    assert_bits(x[:3], text)
+    x = torch.randn(3, 150, generator=torch.Generator().manual_seed(2)) * 2.0**30
     assert_bits(x, text)
-    assert_bits(x.T, text, 0)
-    assert_bits(x.T.contiguous(), text, 0)
+    x[1, 40] = INF
+    assert_bits(x[:, 40:90].T.contiguous(), text, 0)
 
 
 def test_what_is_left_to_eager():

@@ -1,7 +1,7 @@
 """Compiles kernels for GPUs that need not be there, and prints what their PTX holds, as JSON.
 
 Run in a process of its own, where Triton does not interpret as it does in the tests:
-`python -m tests.kernels.triton_ptx 80,90 bfp4/float32 int4-g64/bfloat16`. What is compiled is what
+`python -m tests.kernels.triton_ptx 80,90 bfp4/float32/-1 int4/bfloat16/0`. What is compiled is what
 `mpq.kernels.triton` launches, arguments and all: only the launch itself is left out.
 """
 
@@ -21,6 +21,7 @@ from mpq.formats.zoo import parse_format
 from mpq.kernels.triton import covers, fake_quantize
 
 SHAPE = (48, 320)
+INSTRUCTION = re.compile(r"^\s+(?:@\S+ )?([a-z]\w*(?:\.\w+)+)", re.MULTILINE)
 
 
 class AbsentGpu:
@@ -39,21 +40,31 @@ class AbsentGpu:
         return GPUTarget("cuda", self.architecture, 32)
 
 
-def compiled(text: str, dtype: torch.dtype, axis: int) -> list[tuple[str, str, int]]:
-    """Name, PTX and bytes of the binary of each kernel that a format launches."""
+def compiled(case: str) -> list[dict[str, Any]]:
+    """What each kernel that a format launches became."""
+    text, dtype, axis = case.split("/")
     found = []
 
     def compile_only(kernel: Any, grid: tuple[int]) -> Any:
         def record(*args: Any, **options: Any) -> None:
             done = kernel.run(*args, grid=grid, warmup=True, **options)
-            found.append((kernel.__name__, done.asm["ptx"], len(done.asm["cubin"])))
+            ptx = done.asm["ptx"]
+            found.append(
+                {
+                    "kernel": kernel.__name__,
+                    "case": case,
+                    "target": re.findall(r"^\.target (\w+)", ptx, re.MULTILINE),
+                    "instructions": sorted(set(INSTRUCTION.findall(ptx))),
+                    "binary": len(done.asm["cubin"]),
+                }
+            )
 
         return record
 
     triton.runtime.jit.JITFunction.__getitem__ = compile_only
-    x = torch.ones(SHAPE, dtype=dtype)
-    assert covers(parse_format(text), x, axis)
-    fake_quantize(x, parse_format(text), axis)
+    x = torch.ones(SHAPE, dtype=getattr(torch, dtype))
+    assert covers(parse_format(text), x, int(axis)), case
+    fake_quantize(x, parse_format(text), int(axis))
     return found
 
 
@@ -61,17 +72,7 @@ def main(architectures: str, *cases: str) -> None:
     told = []
     for architecture in architectures.split(","):
         triton.runtime.driver.set_active(AbsentGpu(int(architecture)))
-        for case in cases:
-            text, dtype, axis = case.split("/")
-            for name, ptx, size in compiled(text, getattr(torch, dtype), int(axis)):
-                told.append(
-                    {
-                        "kernel": f"{name} of {case} for sm_{architecture}",
-                        "target": re.findall(r"^\.target (\w+)", ptx, re.MULTILINE),
-                        "bytes": size,
-                        "instructions": sorted(set(re.findall(r"^\s+(?:@\S+ )?([a-z]\w*\.[\w.]+)", ptx, re.MULTILINE))),
-                    }
-                )
+        told += [kernel for case in cases for kernel in compiled(case)]
     print(json.dumps(told))
 
 
