@@ -128,7 +128,7 @@ def quantize_asymmetric(
 ):
     """Values of blocks with a float scale and a zero point.
 
-    `given`, if asked: each row's peak (its bits), lowest value and highest value, one after another.
+    `given`, if asked: of each row the bits of its peak, its lowest value and its highest.
     """
     outer, inner, row, column, is_there, line, _, is_block = place(count, extents, tile)
     values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from mpq.kernels.triton_rounding import (
-    bits_of,
     clamp,
     float_of,
     held_magnitude,

@@ -68,8 +68,8 @@ def assert_bits(x: torch.Tensor, text: str, axis: int = -1) -> None:
     is_same = (got.view(integer) == want.view(integer)) | (got.isnan() & want.isnan())
     first = (~is_same).nonzero()[:1]
     assert is_same.all(), (
-        f"{text}: {int((~is_same).sum())} of {got.numel()} differ, first at {first.tolist()}: from "
-        f"{x[~is_same][:3].tolist()} got {got[~is_same][:3].tolist()}, "
+        f"{text}: {int((~is_same).sum())} of {got.numel()} differ, first at {first.tolist()}: "
+        f"from {x[~is_same][:3].tolist()} got {got[~is_same][:3].tolist()}, "
         f"want {want[~is_same][:3].tolist()}"
     )
 

@@ -1,8 +1,8 @@
 """Compiles kernels for GPUs that need not be there, and prints what their PTX holds, as JSON.
 
 Run in a process of its own, where Triton does not interpret as it does in the tests:
-`python -m tests.kernels.triton_ptx 80,90 bfp4/float32/-1 int4/bfloat16/0`. What is compiled is what
-`mpq.kernels.triton` launches, arguments and all: only the launch itself is left out.
+`python -m tests.kernels.triton_ptx 80 bfp4/float32/-1 int4/bfloat16/0 90 bfp4/float32/-1`. What is
+compiled is what `mpq.kernels.triton` launches, arguments and all; only the launch is left out.
 """
 
 import json
@@ -33,7 +33,7 @@ class AbsentGpu:
     def get_current_device(self) -> int:
         return self.architecture
 
-    def get_current_stream(self, device: int) -> int:
+    def get_current_stream(self, device: int) -> int:  # noqa: ARG002
         return 0
 
     def get_current_target(self) -> GPUTarget:
@@ -68,11 +68,13 @@ def compiled(case: str) -> list[dict[str, Any]]:
     return found
 
 
-def main(architectures: str, *cases: str) -> None:
+def main(*words: str) -> None:
     told = []
-    for architecture in architectures.split(","):
-        triton.runtime.driver.set_active(AbsentGpu(int(architecture)))
-        told += [kernel for case in cases for kernel in compiled(case)]
+    for word in words:
+        if word.isdigit():
+            triton.runtime.driver.set_active(AbsentGpu(int(word)))
+        else:
+            told += compiled(word)
     print(json.dumps(told))
 
 
