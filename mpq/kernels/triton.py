@@ -49,7 +49,7 @@ def covers(format: Format, x: Tensor, axis: int) -> bool:
         return False
     if _in_pieces(format, x, axis):
         return x.numel() < MOST_BLOCKS and not _takes_least_error(format)
-    rows, columns = block_size(format.block, tuple(x.shape), axis)
+    rows, columns = block_size(format.block or TENSOR, tuple(x.shape), axis)
     return rows * columns <= LARGEST_BLOCK and x.numel() // columns < MOST_BLOCKS
 
 
