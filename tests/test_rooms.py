@@ -342,7 +342,7 @@ def test_every_test_file_mirrors_a_module():
 
 # --- start-up -------------------------------------------------------------------------------
 
-HEAVY = {"torch", "transformers", "optuna", "datasets", "scipy", "pandas", "matplotlib", "triton"}
+HEAVY = {"torch", "transformers", "optuna", "datasets", "scipy", "pandas", "matplotlib"}
 
 
 def loaded_by(code: str) -> set[str]:
