@@ -19,7 +19,7 @@ def test_a_contiguous_tensor_is_one_row_where_nothing_is_shared():
 
 def test_axes_merge_on_each_side_of_the_block_axis():
     got = grid(torch.empty(2, 3, 40, 5, 7), 2, columns=16)
-    assert got.extents == (3, 35, 1, 35, 40)  # blocks across, blocks down, inner, rows, columns
+    assert got.extents == (3, 35, 6, 35, 40)  # blocks across, blocks down, inner, rows, columns
     assert got.strides == (0, 40 * 35, 1, 35)
     assert got.count == 2 * 3 * 35 * 3
     assert not got.tile.along_columns
