@@ -161,6 +161,14 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def optional() -> list[str]:
+    """What mpq imports where it is installed: the extras whose name is a package of theirs."""
+    extras = project()["optional-dependencies"].items()
+    return [
+        text for name, texts in extras for text in texts if requirement_names([text]) == [name]
+    ]
+
+
 def run_python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -246,7 +254,7 @@ def test_every_dependency_says_who_needs_it():
 
 def test_the_files_that_a_dependency_names_import_it():
     faults = []
-    for name in requirement_names(project()["dependencies"]):
+    for name in requirement_names([*project()["dependencies"], *optional()]):
         for place in declared()[name]:
             wanted = wanted_at(name, place)
             paths = [path for path in files_under(PACKAGE, place) if path.exists()]
@@ -262,7 +270,7 @@ def test_third_party_packages_enter_by_their_doors(module):
         IMPORT_NAMES.get(name, name): {
             door for place in declared()[name] for door in files_under(PACKAGE, place)
         }
-        for name in requirement_names(project()["dependencies"])
+        for name in requirement_names([*project()["dependencies"], *optional()])
     }
     faults = sorted(name for name in third_party(path) if path not in doors.get(name, set()))
     assert not faults, (
@@ -346,6 +354,12 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_mpq_loads_nothing_heavy():
     assert not loaded_by("import mpq") & {*HEAVY, "numpy", "pydantic"}
+
+
+def test_triton_waits_for_the_first_call_of_its_kernels():
+    loaded = loaded_by("import mpq.kernels.fake_quant, mpq.kernels.triton")
+    assert "torch" in loaded
+    assert "triton" not in loaded
 
 
 def test_the_front_door_opens_to_every_name_it_lists_however_often():

@@ -7,7 +7,13 @@ import torch
 
 from mpq.formats.scale import NestedScale
 from mpq.formats.zoo import parse_format
-from mpq.kernels.scaling import choose_scales, divisor, largest_magnitudes, scale_above
+from mpq.kernels.scaling import (
+    _sum_in_pairs,
+    choose_scales,
+    divisor,
+    largest_magnitudes,
+    scale_above,
+)
 
 
 def unit(values: list[float], text: str) -> float:
@@ -82,3 +88,11 @@ def test_a_unit_that_underflowed_divides_by_one():
 def test_formats_that_choose_no_scale():
     with pytest.raises(TypeError, match="no scale that is chosen for each block"):
         choose_scales(torch.zeros(1, 4), parse_format("log8"), torch.float32)
+
+
+def test_errors_are_summed_in_pairs_of_neighbours():
+    # Another order loses the ones beside 2^53: every path must keep to this one.
+    blocks = torch.tensor([[2.0**53, 1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    expected = ((2.0**53 + 1.0) + (1.0 + 1.0)) + 1.0
+    assert _sum_in_pairs(blocks).tolist() == [[expected]]
+    assert expected != sum(blocks[0].tolist())
