@@ -72,17 +72,13 @@ def path_of_device(device: str) -> str:
 def has_compiler(path: str) -> bool:
     """Whether a path's compiler is installed; says so once where it is not."""
     package = COMPILERS[path]
-    is_there = importlib.util.find_spec(package) is not None and _is_built(path)
+    is_there = importlib.util.find_spec(package) is not None
     if not is_there:
         _log.warning(
             "fake quantisation runs in eager torch, several times slower: %s is not installed",
             package,
         )
     return is_there
-
-
-def _is_built(path: str) -> bool:
-    return importlib.util.find_spec(f"mpq.kernels.{path}") is not None
 
 
 def _require_possible(asked: str, x: Tensor, format: Format, axis: int) -> None:

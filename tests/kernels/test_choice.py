@@ -90,6 +90,18 @@ def test_the_chosen_path_quantizes(monkeypatch):
     assert fake_quantize(x, BFP4, -1).tolist() == [1.0, 0.25, -0.0, 0.0]
 
 
+@pytest.mark.skipif(not has_compiler("triton"), reason="the wheel is an extra")
+def test_triton_interprets_on_the_cpu_where_both_variables_ask_for_it(monkeypatch):
+    monkeypatch.setenv("MPQ_KERNEL", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    x = torch.tensor([1.0, 0.3, -0.12, 0.0])
+    assert choose(x, BFP4, -1) == "triton"
+    if not torch.cuda.is_available():  # else conftest.py leaves Triton to compile
+        assert quantize(x, "bfp4").tolist() == [1.0, 0.25, -0.0, 0.0]
+    with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):
+        quantize(x.double(), "bfp4")
+
+
 def test_no_compiler_is_imported_before_a_path_needs_it():
     code = (
         "import sys, mpq, mpq.kernels.fake_quant, mpq.cli.search\n"

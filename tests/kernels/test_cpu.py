@@ -1,38 +1,14 @@
-"""The CPU path's side of a tensor: tiles, threads, memory. Its bits: test_choice_paths.py."""
+"""The CPU path's side of a tensor: what it takes, memory. Its bits: test_choice_paths.py."""
 
 import pytest
 import torch
 
-from mpq.formats.block import Block
 from mpq.formats.zoo import parse_format
 from mpq.kernels import cpu, eager
 from mpq.kernels.choice import has_compiler
-from mpq.kernels.cpu import LARGEST_BLOCK, TILE, place_of
+from mpq.kernels.cpu import LARGEST_BLOCK
 
 needs_numba = pytest.mark.skipif(not has_compiler("cpu"), reason="numba is not installed")
-
-
-def test_blocks_that_fill_their_rows_make_one_long_row():
-    place = place_of((6, 64), 1, Block(columns=16))
-    assert (place.across, place.length, place.row, place.size) == (False, 384, 64, 16)
-    assert (place.blocks, place.tiles, place.room) == (24, 1, 384)
-
-
-def test_short_blocks_keep_rows_apart():
-    place = place_of((6, 70), -1, Block(columns=16))
-    assert (place.length, place.blocks, place.tiles, place.room) == (70, 5, 6, 80)
-
-
-def test_a_long_row_is_cut_between_blocks():
-    place = place_of((10 * TILE + 5,), 0, Block(columns=16))
-    assert (place.blocks, place.tiles) == (TILE // 16, 11)
-
-
-def test_tiles_across_memory_are_lanes_beside_each_other():
-    place = place_of((3, 40, 100), 1, Block(columns=16))
-    assert (place.across, place.length, place.inner, place.size) == (True, 40, 100, 16)
-    assert (place.blocks, place.tiles) == (100, 3 * 3 * 1)
-    assert place_of((4096, 4096), 0, Block(columns=0)).blocks == cpu.LANES[0]
 
 
 def test_what_is_left_to_eager():
@@ -43,6 +19,31 @@ def test_what_is_left_to_eager():
     assert not cpu.covers(parse_format("int4"), long, -1)
     assert cpu.covers(parse_format("int4-g128"), long, -1)
     assert cpu.covers(parse_format("int8-tensor"), long, -1)
+    for text in ("log9", "bfp4(scale_rule=mse)", "bfp6(block=4x16)", "bfp4-tensor"):
+        assert not cpu.covers(parse_format(text), x, -1)
+
+
+@needs_numba
+@pytest.mark.parametrize("text", ["bfp4", "int4a-g16", "log8", "nvfp4"])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("rows", [1, 300])
+def test_eager_takes_the_tiles_that_hold_more_than_ordinary_blocks(text, axis, rows, monkeypatch):
+    x, named = torch.randn(300, 512), parse_format(text)
+    x[300 - rows :, ::40] = float("inf")  # in a few tiles, or in all
+    want, taken = eager.fake_quantize(x, named, axis), []
+
+    def take(part, *rest):
+        taken.append(part.numel())
+        return fake_quantize(part, *rest)
+
+    fake_quantize = eager.fake_quantize
+    monkeypatch.setattr(eager, "fake_quantize", take)
+    got = cpu.fake_quantize(x, named, axis)
+    assert torch.equal(got.isnan(), want.isnan())
+    assert torch.equal(got.nan_to_num(), want.nan_to_num())
+    assert taken
+    few = rows == 1 and text != "nvfp4"
+    assert all(count < x.numel() for count in taken) == few
 
 
 @needs_numba
