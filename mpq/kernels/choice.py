@@ -56,8 +56,9 @@ def choose(x: Tensor, format: Format, axis: int) -> str:
         _require_possible(asked, x, format, axis)
         return asked
     path = path_of_device(x.device.type)
-    # Subclasses of Tensor (fake, distributed) bring their own meaning: eager torch respects it.
-    is_plain = type(x) in (Tensor, torch.nn.Parameter)
+    # Subclasses of Tensor (fake, distributed) bring their own meaning, and a compiler that traces
+    # sees through torch alone: eager respects both.
+    is_plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
     if path == "eager" or not is_plain or not has_compiler(path):
         return "eager"
     return path if _module(path).covers(format, x, axis) else "eager"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
@@ -78,5 +79,5 @@ def _float_of(context: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:  # noq
     return _reinterpreted(types.float32(types.int32))
 
 
-bits_of: Callable[[Any], Any] = intrinsic(_bits_of)
-float_of: Callable[[Any], Any] = intrinsic(_float_of)
+bits_of: Callable[[Any], np.int32] = intrinsic(_bits_of)
+float_of: Callable[[Any], np.float32] = intrinsic(_float_of)
