@@ -72,11 +72,12 @@ def covers(format: Format, x: Tensor, axis: int) -> bool:
 def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
     """The values of `x` in the format, in its shape and dtype. `x` is not empty and covered."""
     x = x.detach()
-    scaling = _scaling(x, format, axis)
-    if scaling is None:
-        return eager.fake_quantize(x, format, axis)
     # What is not contiguous is copied once, and that copy written over: no more memory than `out`.
     source = x.contiguous()
+    scaling = _scaling(source, format, axis)
+    if scaling is None:
+        del source
+        return eager.fake_quantize(x, format, axis)
     out = torch.empty_like(source) if source.data_ptr() == x.data_ptr() else source
     place = _place(x, format, axis)
     left = _quantize_tiles(source, out, place, Numbers(_rounding(format, x.dtype), scaling))
