@@ -30,7 +30,7 @@ def test_shared_exponents_say_where_float32_is_safe():
 def test_shared_exponents_say_what_the_dtype_holds():
     # 7 * 2^13 is held by float16, 7 * 2^14 is not: from 2^16 on the unit would be 2^14.
     assert value(shared("bfp4", torch.float16).most) == float(np.nextafter(np.float32(2**16), 0))
-    assert value(shared("bfp4(exponent=5)", torch.float16).most) == 2.0**90  # its unit stays 2^13
+    assert value(shared("bfp4(exponent=4)", torch.float16).most) == 2.0**90  # its unit ends at 2^6
 
 
 @pytest.mark.parametrize(

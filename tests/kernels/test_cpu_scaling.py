@@ -77,7 +77,7 @@ def test_what_is_not_finite_or_not_held_is_not_ordinary(text, fault):
     dtype = torch.float16 if fault == 3.3e38 else torch.float32
     assert units_of(x, numbers(named, dtype))[0]
     x[2, 5] = fault
-    assert not units_of(x, numbers(named, dtype, above=2.0**110))[0] or "exponent=3" in text
+    assert not units_of(x, numbers(named, dtype, above=2.0**110))[0]
 
 
 def test_a_unit_that_is_given_is_that_of_all_values():
