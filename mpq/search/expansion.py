@@ -23,7 +23,7 @@ from mpq.search.space import Choices, FloatArray, Space
 InPlan = Callable[[Plan], Moves]
 """Looks at a plan. Sites that cannot be seen there are left out."""
 
-CAUTIONS = (2.0, 4.0, 1.0, 8.0)
+CAUTIONS = (2.0, 4.0, 1.0, 8.0, 3.0, 1.5, 6.0)
 """Factors on what moves lose, tried one after the other: the larger, the shorter the step. Where
 the errors of several moves add up, 1 is right; where all of them point the same way, 2."""
 

@@ -3,8 +3,8 @@
 A search works in lineages, one at each anchor: it starts from the best plan found there, and
 goes on from a child only when a paired test over the windows says that the child is better. The
 profile's damages are corrected before children are ranked by them: by what moves would do within
-the best plan, where somebody can look at it, and by what was measured so far. All of it is a
-function of the finished trials, so a resumed search goes on as if it had never stopped.
+the best plan, or by what was measured so far where nobody can look at it. All of it is a function
+of the finished trials, so a resumed search goes on as if it had never stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -186,7 +186,6 @@ def _children(
         return
     for caution in CAUTIONS:
         yield _optimum_around(space, best, moves, caution, tuple(limits.items()))
-    yield optimum(space, correct(), limits)
     yield from exchanges(
         space, damage_around(space.damage, best, moves, CAUTIONS[0]), best, limits
     )
