@@ -3,8 +3,8 @@
 A search works in lineages, one at each anchor: it starts from the best plan found there, and
 goes on from a child only when a paired test over the windows says that the child is better. The
 profile's damages are corrected before children are ranked by them: by what moves would do within
-the best plan, or by what was measured so far where nobody can look at it. All of it is a function
-of the finished trials, so a resumed search goes on as if it had never stopped.
+the best plan, where somebody can look at it, and by what was measured so far. All of it is a
+function of the finished trials, so a resumed search goes on as if it had never stopped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +29,14 @@ class Lineage:
     Attributes:
         anchor: Where, and what its plans may spend.
         best: The plan that the refinement stands at.
-        children: How many exchanges were tried from here.
+        children: How many exchanges were tried at the anchor.
+        tried: How many of them from `best`.
     """
 
     anchor: Anchor
     best: TrialRecord
     children: int
+    tried: int
 
 
 def lineages(
@@ -63,7 +65,8 @@ def lineages(
         for child in sorted(own, key=lambda record: record.number):
             if is_better(child, best, quality, objectives):
                 best = child
-        found.append(Lineage(anchor=anchor, best=best, children=len(own)))
+        tried = sum(record.parent == best.number for record in own)
+        found.append(Lineage(anchor=anchor, best=best, children=len(own), tried=tried))
     return found
 
 
@@ -172,6 +175,9 @@ def _children(
 ) -> Iterator[Choices]:
     """Plans to try from the best of a lineage, the most promising first; some come twice.
 
+    What was seen of the plan and what was measured around it err in different ways, so they take
+    turns.
+
     Args:
         space: What is searched.
         lineage: Whose best plan and limits.
@@ -179,10 +185,10 @@ def _children(
         moves: What was seen of the best plan; None where nobody looked.
     """
     best, limits = lineage.best.choices, lineage.anchor.limits
+    if moves is None or lineage.tried % 2:
+        yield optimum(space, correct(), limits)
     if moves is None:
-        damage = correct()
-        yield optimum(space, damage, limits)
-        yield from exchanges(space, damage, best, limits)
+        yield from exchanges(space, correct(), best, limits)
         return
     for caution in CAUTIONS:
         yield _optimum_around(space, best, moves, caution, tuple(limits.items()))
