@@ -288,7 +288,7 @@ def draw(results: Mapping[str, Any], out: Path, figures: Path) -> None:
 
 def compact_json(results: Mapping[str, Any]) -> str:
     """JSON with a line for each innermost list, so that a difference can be read."""
-    text = json.dumps(results, indent=1)
+    text = json.dumps(results, indent=1, allow_nan=False)
     flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
     return flat + "\n"
 
