@@ -183,7 +183,7 @@ def run_study(
         settings_of(config),
         evaluate,
         storage=storage,
-        in_plan=evaluate.in_plan,
+        in_plan=evaluate.in_plan if config.profile.in_plan else None,
     )
     search.run()
     records = tuple(search.records())

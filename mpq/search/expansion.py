@@ -7,8 +7,8 @@ but for a factor that says how much more errors weigh where there are others. Th
 off the looks themselves: towards the whole tensors, curvature takes back half of the slopes.
 
 Taylor's difference of slope and curvature is one estimate of a move, and the scaled profile is
-another; they err in different ways, and their mean is better than both (experiment
-001_mixed_beats_uniform, part `looks`).
+another; they err in different ways, and their mean is taken (the experiment
+001_mixed_beats_uniform measures how near it comes, part `looks`).
 """
 
 from collections.abc import Callable

@@ -185,11 +185,13 @@ def _children(
         moves: What was seen of the best plan; None where nobody looked.
     """
     best, limits = lineage.best.choices, lineage.anchor.limits
-    if moves is None or lineage.tried % 2:
-        yield optimum(space, correct(), limits)
     if moves is None:
-        yield from exchanges(space, correct(), best, limits)
+        damage = correct()
+        yield optimum(space, damage, limits)
+        yield from exchanges(space, damage, best, limits)
         return
+    if lineage.tried % 2:
+        yield optimum(space, correct(), limits)
     for caution in CAUTIONS:
         yield _optimum_around(space, best, moves, caution, tuple(limits.items()))
     yield from exchanges(
