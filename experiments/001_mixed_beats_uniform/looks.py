@@ -36,7 +36,7 @@ def measure_looks(
     out: Path,
     *,
     config: Path,
-    every: int = 4,
+    every: int = 6,
     overrides: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """From the runs under a directory to results.json, tables.md and figures."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from looks import COLUMNS as LOOKS
 from looks import look_rows
 from rivals import AS_STORED, PEER_COLUMNS, UNROUNDED, peer_rows, reproduction, rival_rows
 from rivals import COLUMNS as RIVALS
+from samplers import compact_json
 from samplers_tables import tables_of as sampler_tables
 from scores import table_of as score_table
 from searches import CONFIGS, Job, is_proven, jobs_of
@@ -56,7 +56,7 @@ def write_report(out: Path, folder: Path, *, configs: Path, seeds: Sequence[int]
     results = before | collect(out, configs=configs, seeds=seeds)
     parts = [part for part in (*CONFIGS, *MEASURED) if part in results]
     ordered = {part: results[part] for part in parts}
-    write_atomic(path, json.dumps(ordered, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, compact_json(ordered))
     write_atomic(folder / "tables.md", "\n".join(section(part, ordered[part]) for part in parts))
     return parts
 

@@ -183,7 +183,7 @@ def run_study(
         settings_of(config),
         evaluate,
         storage=storage,
-        in_plan=evaluate.in_plan,
+        in_plan=evaluate.in_plan if config.profile.in_plan else None,
     )
     search.run()
     records = tuple(search.records())
@@ -288,7 +288,7 @@ def draw(results: Mapping[str, Any], out: Path, figures: Path) -> None:
 
 def compact_json(results: Mapping[str, Any]) -> str:
     """JSON with a line for each innermost list, so that a difference can be read."""
-    text = json.dumps(results, indent=1)
+    text = json.dumps(results, indent=1, allow_nan=False)
     flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
     return flat + "\n"
 

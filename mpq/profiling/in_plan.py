@@ -21,7 +21,7 @@ plans of 3 to 5 bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -96,29 +96,35 @@ def moves_in_plan(  # noqa: PLR0913 (what is looked at, and what a search shares
     with gradients_to(model, gradients, add), apply_plan(model, plan, cache=cache):
         run_backward(batches, lambda batch: divergence(model, batch, taught[id(batch)]), progress)
     positions = sum(batch.labels.numel() for batch in batches)
-    moves = {}
-    for place in found:
-        name, gradient = place.site.name, gradients[place.parameter]
-        slopes = _moves(place, gradient, plan.formats[name], asked[name], cache)
-        moves[name] = {
-            text: Move(slope / positions, apart) for text, (slope, apart) in slopes.items()
-        }
-    return moves
+    return {
+        place.site.name: _moves(
+            place,
+            gradients[place.parameter],
+            positions,
+            now=plan.formats[place.site.name],
+            formats=asked[place.site.name],
+            cache=cache,
+        )
+        for place in found
+    }
 
 
 @torch.no_grad()
 def _moves(
     place: Place,
     gradient: Tensor,
+    positions: int,
+    *,
     now: Format,
     formats: Sequence[Format],
     cache: WeightCache,
-) -> Mapping[str, Move]:
+) -> dict[str, Move]:
     """The moves of one site.
 
     Args:
         place: Where its tensor lies, as loaded.
-        gradient: Of the whole parameter.
+        gradient: Of the whole parameter, summed over positions.
+        positions: How many were judged.
         now: What the plan holds it in.
         formats: Where it may move.
         cache: Quantised weights.
@@ -139,7 +145,7 @@ def _moves(
         change = values - held
         errors = _squares(values - whole) + _squares(held - whole)
         slope = float((gradient * change).sum(dtype=torch.float64))
-        moves[str(fmt)] = Move(slope, _squares(change) / errors if errors else 0.0)
+        moves[str(fmt)] = Move(slope / positions, _squares(change) / errors if errors else 0.0)
     return moves
 
 

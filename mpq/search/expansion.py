@@ -7,8 +7,8 @@ but for a factor that says how much more errors weigh where there are others. Th
 off the looks themselves: towards the whole tensors, curvature takes back half of the slopes.
 
 Taylor's difference of slope and curvature is one estimate of a move, and the scaled profile is
-another; they err in different ways, and their mean is better than both (experiment
-001_mixed_beats_uniform, part `looks`).
+another; they err in different ways, and their mean is taken (the experiment
+001_mixed_beats_uniform measures how near it comes, part `looks`).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from mpq.search.space import Choices, FloatArray, Space
 InPlan = Callable[[Plan], Moves]
 """Looks at a plan. Sites that cannot be seen there are left out."""
 
-CAUTIONS = (2.0, 4.0, 1.0, 8.0)
+CAUTIONS = (2.0, 4.0, 1.0, 8.0, 3.0, 1.5, 6.0)
 """Factors on what moves lose, tried one after the other: the larger, the shorter the step. Where
 the errors of several moves add up, 1 is right; where all of them point the same way, 2."""
 

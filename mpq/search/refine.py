@@ -29,12 +29,14 @@ class Lineage:
     Attributes:
         anchor: Where, and what its plans may spend.
         best: The plan that the refinement stands at.
-        children: How many exchanges were tried from here.
+        children: How many exchanges were tried at the anchor.
+        tried: How many of them from `best`.
     """
 
     anchor: Anchor
     best: TrialRecord
     children: int
+    tried: int
 
 
 def lineages(
@@ -63,7 +65,8 @@ def lineages(
         for child in sorted(own, key=lambda record: record.number):
             if is_better(child, best, quality, objectives):
                 best = child
-        found.append(Lineage(anchor=anchor, best=best, children=len(own)))
+        tried = sum(record.parent == best.number for record in own)
+        found.append(Lineage(anchor=anchor, best=best, children=len(own), tried=tried))
     return found
 
 
@@ -172,6 +175,9 @@ def _children(
 ) -> Iterator[Choices]:
     """Plans to try from the best of a lineage, the most promising first; some come twice.
 
+    What was seen of the plan and what was measured around it err in different ways, so they take
+    turns.
+
     Args:
         space: What is searched.
         lineage: Whose best plan and limits.
@@ -184,9 +190,10 @@ def _children(
         yield optimum(space, damage, limits)
         yield from exchanges(space, damage, best, limits)
         return
+    if lineage.tried % 2:
+        yield optimum(space, correct(), limits)
     for caution in CAUTIONS:
         yield _optimum_around(space, best, moves, caution, tuple(limits.items()))
-    yield optimum(space, correct(), limits)
     yield from exchanges(
         space, damage_around(space.damage, best, moves, CAUTIONS[0]), best, limits
     )

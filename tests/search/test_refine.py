@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpq.search.anchors import AT_BUDGET, make_anchors, within
+from mpq.search.correction import corrected_damage
 from mpq.search.expansion import CAUTIONS, GroupMoves, damage_around
 from mpq.search.front import TrialRecord
 from mpq.search.guided import optimum
@@ -216,6 +217,34 @@ def test_the_optima_around_a_plan_come_first_then_exchanges(space, problem):
     expected = [choices for choices in dict.fromkeys(optima) if choices != start]
     assert expected
     assert found[: len(expected)] == expected
+
+
+def test_what_was_seen_and_what_was_measured_take_turns(space, problem):
+    start = space.uniform["bfp4"]
+    records = [record(space, 0, start, problem=problem)]
+    for number, plan in enumerate(list(space.uniform.values())[1:2], start=1):
+        records.append(record(space, number, plan, problem=problem))
+    (anchor,) = [one for one in anchors_of(space) if one.name == "bfp4"]
+    moves = around(space, start, np.array([3.0, 0.5, 9.0, 0.5, 0.5, 0.5, 0.5, 5.0]))
+    found = []
+    for number in range(2, 6):
+        lineage, choices = propose(
+            space, records, OBJECTIVES, quality=KL, anchors=[anchor], look=lambda _: moves
+        )
+        assert lineage.tried == len(found)
+        measured = {one.choices: one.values[0] for one in records}
+        corrected = corrected_damage(space.damage, measured, start)
+        by_regression = optimum(space, corrected, anchor.limits)
+        if len(found) % 2 and by_regression not in measured:
+            assert choices == by_regression
+            found.append("measured")
+        else:
+            found.append("seen")
+        more = {"source": "refine", "anchor": "bfp4", "parent": 0}
+        # Worse than the start, which therefore stays the best.
+        records.append(record(space, number, choices, kl=9.0 + number, **more))
+    assert "measured" in found
+    assert found[0] == "seen"
 
 
 def test_when_everything_was_tried_there_is_no_proposal():
