@@ -7,6 +7,8 @@ their own doing. The test is Student's paired t-test ("The Probable Error of a M
 
 import math
 
+from scipy.special import stdtr
+
 from mpq.search.objective import Objective
 from mpq.search.space import FloatArray
 
@@ -31,6 +33,4 @@ def p_better(windows: FloatArray, other: FloatArray, quality: Objective) -> floa
     error = float(gain.std(ddof=1)) / math.sqrt(common) if common > 1 else 0.0
     if not error > 0:
         return 0.5 - 0.5 * math.copysign(1, mean) if mean else 0.5
-    from scipy.stats import t
-
-    return float(t.sf(mean / error, common - 1))
+    return float(stdtr(common - 1, -mean / error))
