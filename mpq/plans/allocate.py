@@ -7,7 +7,8 @@ every answer is checked in whole numbers: a solver's tolerance never exceeds a b
 The way to the optimum: choices that another choice beats in everything go (dominance); prices for
 the resources come from the linear relaxation; the Lagrangian bound at those prices, beside a
 feasible answer found greedily, rules out most other choices (the reduced-cost test of the same
-book, section 11.3); an integer program decides among the few that are left.
+book, section 11.3). Of the few that are left dynamic programming finds the best under one budget,
+an integer program under several.
 """
 
 from contextlib import suppress
@@ -27,6 +28,7 @@ from mpq.plans.knapsack import (
     prices_of,
     spent,
 )
+from mpq.plans.one_budget import best_within, price_of
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -57,11 +59,14 @@ def allocate(damage: Floats, costs: Ints, budgets: Ints) -> Ints:
     if problem.keeps(choices):
         return choices
     kept = _without_dominated(problem)
-    prices = prices_of(kept)
+    is_single = len(kept.budgets) == 1
+    prices = price_of(kept) if is_single else prices_of(kept)
     incumbent = _greedy(kept, prices)
-    if incumbent is not None:
-        kept = _without_hopeless(kept, prices, incumbent)
-    return _exact(kept, incumbent)
+    if incumbent is None:
+        return _exact(kept, incumbent)
+    kept = _without_hopeless(kept, prices, incumbent)
+    found = best_within(kept, float(prices[0]), incumbent) if is_single else None
+    return _exact(kept, incumbent) if found is None else found
 
 
 def allocate_at_price(damage: Floats, costs: Ints, prices: Floats) -> Ints:

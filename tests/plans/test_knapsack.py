@@ -12,7 +12,7 @@ from tests.plans.test_allocate import brute_force, loss, problem
 def test_a_solver_that_breaks_the_budget_time_and_again_is_not_believed(monkeypatch):
     monkeypatch.setattr(knapsack, "MAX_CUTS", 0)
     with pytest.raises(PlanError, match=r"too large for the solver.*count in a coarser unit"):
-        allocate(*problem(0, groups=20, choices=5))
+        integer_program(Problem(*problem(0, groups=20, choices=5)))
 
 
 def test_an_answer_over_the_budget_is_cut_off(monkeypatch):

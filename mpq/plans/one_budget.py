@@ -1,0 +1,91 @@
+"""The exact optimum where there is one budget only: dynamic programming over few partial answers.
+
+Branch and bound takes seconds on problems whose groups are much alike, as a model's layers are;
+here alike partial answers fall together.
+"""
+
+import numpy as np
+
+from mpq.plans.knapsack import Floats, Ints, Problem, argmin, spent
+
+MAX_STATES = 1 << 20
+"""Partial answers kept at once before an integer program is asked instead."""
+
+BISECTIONS = 64
+
+
+def price_of(problem: Problem) -> Floats:
+    """Damage a unit of the resource is worth, float64 [1]: where the Lagrangian bound is best.
+
+    The least price at which the groups, each by itself, keep the budget (Kellerer, Pferschy and
+    Pisinger, Knapsack Problems, 2004, section 11.2), found by bisection. Any price gives a valid
+    bound, so its last digits do not matter.
+    """
+    allowed = np.isfinite(problem.damage)
+    costs = problem.costs[0]
+    low, high = 0.0, float(np.ptp(problem.damage[allowed])) + np.finfo(np.float64).tiny
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        within = spent(argmin(problem.damage + middle * costs), problem.costs) <= problem.budgets
+        low, high = (low, middle) if within.all() else (middle, high)
+    return np.array([high])
+
+
+def best_within(problem: Problem, price: float, incumbent: Ints) -> Ints | None:
+    """The optimum, int64 [groups]; None where more than `MAX_STATES` partial answers are open.
+
+    Groups are decided one after the other. A partial answer is dropped when another one costs no
+    more and does no more damage, or when the Lagrangian bound of its best completion is above the
+    incumbent's damage (Pisinger, "A minimal algorithm for the multiple-choice knapsack problem",
+    European Journal of Operational Research 83, 1995).
+
+    Args:
+        problem: With one budget, which `incumbent` keeps.
+        price: Damage that a unit of the resource is worth; any number >= 0 gives the same answer.
+        incumbent: A good assignment, int64 [groups].
+    """
+    costs, budget = problem.costs[0], int(problem.budgets[0])
+    priced = problem.damage + price * costs
+    allowed = np.isfinite(problem.damage)
+    answer = argmin(problem.damage)
+    num_choices = allowed.sum(axis=1)
+    groups = np.argsort(num_choices, kind="stable")[(num_choices == 1).sum() :]
+    decided = np.delete(np.arange(len(answer)), groups)
+    cheapest = _after(np.where(allowed, costs, np.iinfo(np.int64).max).min(axis=1)[groups])
+    least = _after(priced.min(axis=1)[groups])
+    best = problem.loss(incumbent)
+    # Sums are rounded: a little room keeps every answer that might be better.
+    limit = best + price * budget + 1e-9 * (abs(best) + price * budget)
+    cost = costs[decided, answer[decided]].sum(keepdims=True)
+    loss = problem.damage[decided, answer[decided]].sum(keepdims=True)
+    steps: list[tuple[Ints, Ints]] = []
+    for group, dear, far in zip(groups, cheapest, least, strict=True):
+        choices = np.flatnonzero(allowed[group])
+        cost = (cost[:, None] + costs[group, choices]).ravel()
+        loss = (loss[:, None] + problem.damage[group, choices]).ravel()
+        kept = np.flatnonzero((cost + dear <= budget) & (loss + price * cost + far <= limit))
+        kept = kept[_undominated(cost[kept], loss[kept])]
+        if len(kept) > MAX_STATES:
+            return None
+        cost, loss = cost[kept], loss[kept]
+        steps.append((kept // len(choices), choices[kept % len(choices)]))
+    if not len(cost):
+        return incumbent
+    state = int(loss.argmin())
+    for group, (parents, chosen) in zip(groups[::-1], reversed(steps), strict=True):
+        answer[group] = chosen[state]
+        state = int(parents[state])
+    return min((incumbent, answer), key=problem.loss)
+
+
+def _after(values: Ints | Floats) -> Ints | Floats:
+    """The sum of the entries behind each one."""
+    return np.cumsum(values[::-1])[::-1] - values
+
+
+def _undominated(cost: Ints, loss: Floats) -> Ints:
+    """Places of the entries that cost less or lose less than every other, by ascending cost."""
+    order = np.lexsort((loss, cost))
+    ranked = loss[order]
+    before = np.concatenate(([np.inf], np.minimum.accumulate(ranked)[:-1]))
+    return order[ranked < before]
