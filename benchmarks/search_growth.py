@@ -1,6 +1,6 @@
 """Prints how the cost of a search beside its model grows: with sites, with trials, by sampler.
 
-    python benchmarks/search_growth.py [--sites 10 100 1000] [--trials 2000] [--told 100 1000 10000]
+    python benchmarks/search_growth.py [--sites 10 1000] [--trials 2000] [--told 100 10000]
 
 Three tables. *Allocation*: one exact optimum under one budget, 8 formats a site. *Guided search*:
 a study in SQLite, as a run directory holds it, whose plans cost nothing to measure; the time of a
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ def main() -> None:
     print(f"{'sites':>6}{'allocation, ms':>16}")
     for count in arguments.sites:
         print(f"{count:>6}{allocation_seconds(make_space(count)) * 1e3:>16.1f}")
-    print(f"\n{'sites':>6}{'trials':>8}{'sampler':>10}{'allocation':>12}{'the rest':>10}  (ms a trial)")
+    print(
+        f"\n{'sites':>6}{'trials':>8}{'sampler':>10}{'allocation':>12}{'the rest':>10}  (ms)"
+    )
     for count in arguments.sites:
         with tempfile.TemporaryDirectory() as folder:
             spent = trial_seconds(make_space(count), arguments.trials, Path(folder))
@@ -103,6 +106,7 @@ class Free:
     def __call__(
         self, plan: Plan, first: int = 0, last: int | None = None
     ) -> dict[str, FloatArray]:
+        """Noise for each window."""
         rng = np.random.default_rng(int(plan.digest[:8], 16))
         return {"kl": np.exp(rng.normal(-2, 0.3, self.num_windows))[first:last]}
 
@@ -113,7 +117,8 @@ def allocation_seconds(space: Space, repeats: int = 9) -> float:
     ends = [space.bits("weight_bits", choices) for choices in space.uniform.values()]
     budgets = np.linspace(min(ends), max(ends), repeats + 2, dtype=np.int64)[1:-1]
     return statistics.median(
-        seconds(lambda: allocate(space.damage, costs, np.array([budget]))) for budget in budgets
+        seconds(partial(allocate, space.damage, costs, budgets[index : index + 1]))
+        for index in range(repeats)
     )
 
 

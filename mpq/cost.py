@@ -123,16 +123,19 @@ def cost(
         name: site_bits(site, plan.formats.get(name), tokens) for name, site in everything.items()
     }
 
+    values = {name: math.prod(site.shape_at(tokens)) for name, site in everything.items()}
+
     def measured(name: str) -> float:
-        used = sum(bits[site.name] for site in counted(name, sites, plan))
-        return _value(name, used, sites, tokens)
+        used = counted(name, sites, plan)
+        in_all = (sum(table[site.name] for site in used) for table in (bits, values))
+        return _value(name, *in_all, tokens)
 
     in_blocks = [site for site in counted("weight_bits", sites) if site.block >= 0]
     in_blocks_bits = sum(bits[site.name] for site in in_blocks)
     stored_bits = sum(bits[name] for name, site in everything.items() if site.is_stored)
     return Cost(
         weight_bits=measured("weight_bits"),
-        block_weight_bits=_mean(in_blocks_bits, _values(in_blocks, tokens)),
+        block_weight_bits=_mean(in_blocks_bits, sum(values[site.name] for site in in_blocks)),
         weight_bytes=int(measured("weight_bytes")),
         total_bytes=-(-stored_bits // 8),
         activation_bits=measured("activation_bits"),
@@ -203,14 +206,13 @@ def bit_limit(measure: str, bound: float, sites: Sequence[Site], tokens: int = 2
     else:
         limit = math.floor(exact * values)
     # A measure is the nearest float of its quotient: one bit more may still round to the bound.
-    next_value = _value(measure, limit + 1, sites, tokens)
+    next_value = _value(measure, limit + 1, values, tokens)
     upper = COST_MEASURES[measure].direction == "minimize"
     return limit + (next_value <= bound if upper else next_value >= bound)
 
 
-def _value(measure: str, bits: int, sites: Sequence[Site], tokens: int) -> float:
-    """A measure's value from the bits of the sites that it counts."""
-    values = _values(counted(measure, sites), tokens)
+def _value(measure: str, bits: int, values: int, tokens: int) -> float:
+    """A measure's value from the bits, and the number of values, of the sites that it counts."""
     if measure == "weight_bytes":
         return -(-bits // 8)
     if measure == "memory_density":

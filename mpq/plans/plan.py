@@ -46,9 +46,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         formats = dict(sorted(self.formats.items()))
+        texts = {fmt: str(fmt) for fmt in set(formats.values())}
         # Length prefixes keep ("a", "bc") and ("ab", "c") apart.
         text = "".join(
-            f"{len(part)}:{part}" for name in formats for part in (name, str(formats[name]))
+            f"{len(part)}:{part}" for name, fmt in formats.items() for part in (name, texts[fmt])
         )
         object.__setattr__(self, "formats", MappingProxyType(formats))
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())

@@ -102,12 +102,19 @@ def pareto_front(
     for record in sorted(records, key=lambda record: record.number):
         if record.is_candidate:
             unique.setdefault(losses(record.values, objectives), record)
-    points = sorted(unique)
+    return [unique[point] for point in sorted(_unbeaten(unique), key=lambda point: point[::-1])]
+
+
+def _unbeaten(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The points that no other equals or undercuts in every coordinate; none is given twice."""
     kept: list[tuple[float, ...]] = []
-    for point in points:  # in lexicographic order a point can only be beaten by earlier ones
-        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in kept):
+    for point in sorted(points):
+        # In lexicographic order a point can only be beaten by earlier ones; in a plane by the
+        # last one kept, which is the lowest so far.
+        rivals = kept[-1:] if len(point) <= 2 else kept
+        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in rivals):
             kept.append(point)
-    return [unique[point] for point in sorted(kept, key=lambda point: point[::-1])]
+    return kept
 
 
 def best_record(

@@ -10,6 +10,7 @@ uniform plan is that uniform plan.
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -182,6 +183,7 @@ def _finite(damage: FloatArray) -> FloatArray:
     return np.where(np.isfinite(damage), damage, 0.0)
 
 
+@lru_cache(maxsize=1)
 def _average(space: Space) -> FloatArray:
     """`[G, C]`: size of the group times the mean damage a value of the format in its class."""
     sums: dict[tuple[bool, str], tuple[float, int]] = {}

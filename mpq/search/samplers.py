@@ -1,18 +1,21 @@
 """Optuna's samplers and pruners, seeded trial by trial, and its voice turned down."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.errors import ConfigError
+from mpq.search.guided import Knob
 from mpq.search.objective import Objective
+from mpq.search.space import Space
+from mpq.search.trial import direct_params
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "qmc", "gp", "cmaes")
 PRUNERS = ("none", "median", "halving", "wilcoxon")
@@ -41,10 +44,16 @@ class SeededSampler(BaseSampler):
         trials: All trials of the study when the sampler was renewed last.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        seed: int,
+        ranges: Mapping[str, BaseDistribution] | None = None,
+    ) -> None:
         self.trials: list[FrozenTrial] = []
         self._make = make
         self._seed = seed
+        self._ranges = dict(sorted((ranges or {}).items()))
         self._inner = make(seed)
         self._number: int | None = None
 
@@ -74,7 +83,13 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The inner sampler's answer."""
+        """The parameters of every trial, or the inner sampler's answer where they are not known.
+
+        That answer is what all finished trials share; a sampler made anew has to go through all
+        of them for it.
+        """
+        if self._ranges:
+            return dict(self._ranges)
         self.renew(study, trial)
         return self._inner.infer_relative_search_space(study, trial)
 
@@ -120,13 +135,28 @@ def trial_turn(trial: FrozenTrial | Trial, trials: Sequence[FrozenTrial]) -> int
     return int(trial.number) - sum(number < trial.number for number in failed)
 
 
-def make_sampler(name: str, *, seed: int, trials: int) -> SeededSampler:
+def param_ranges(space: Space, knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
+    """Parameter -> its range: the knobs, or one integer a group where there are none."""
+    if knobs:
+        return {knob.name: FloatDistribution(knob.low, knob.high) for knob in knobs}
+    names = direct_params(space, space.num_choices.tolist())
+    return {name: IntDistribution(0, count - 1) for name, count in names.items()}
+
+
+def make_sampler(
+    name: str,
+    *,
+    seed: int,
+    trials: int,
+    ranges: Mapping[str, BaseDistribution] | None = None,
+) -> SeededSampler:
     """One of `SAMPLERS`, seeded trial by trial.
 
     Args:
         name: Which.
         seed: Of the study.
         trials: How many trials there will be; populations are a quarter of it, 8 to 50.
+        ranges: Parameter -> its range, where every trial has the same ones.
 
     Raises:
         ConfigError: There is no sampler of this name.
@@ -152,7 +182,7 @@ def make_sampler(name: str, *, seed: int, trials: int) -> SeededSampler:
     }
     if name not in samplers:
         raise ConfigError(f"search.sampler is one of {', '.join(SAMPLERS)}; got {name!r}")
-    return SeededSampler(samplers[name], seed)
+    return SeededSampler(samplers[name], seed, ranges)
 
 
 def make_pruner(

@@ -22,7 +22,7 @@ from mpq.search.looks import Looks
 from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
 from mpq.search.rungs import pruner_shares, rung_ranges
-from mpq.search.samplers import make_pruner, make_sampler, silence_optuna
+from mpq.search.samplers import make_pruner, make_sampler, param_ranges, silence_optuna
 from mpq.search.seeds import seeds
 from mpq.search.settings import (
     SearchSettings,
@@ -144,7 +144,12 @@ class Search:
             anchors=self.anchors,
             trials=settings.trials,
         )
-        self._sampler = make_sampler(settings.sampler, seed=settings.seed, trials=settings.trials)
+        self._sampler = make_sampler(
+            settings.sampler,
+            seed=settings.seed,
+            trials=settings.trials,
+            ranges=param_ranges(space, self._knobs),
+        )
         self.study = open_study(
             storage,
             name,

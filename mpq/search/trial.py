@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpq.cost import COST_MEASURES, Cost
+from mpq.cost import cost as cost_of
 from mpq.search.anchors import Anchor
 from mpq.search.front import State, TrialRecord
 from mpq.search.guided import Knob, Ladders, decode
@@ -89,7 +90,7 @@ class Judge:
         """
         choices = self._draw(trial, queued, records)
         plan = self.space.plan(choices)
-        cost = self.space.cost(choices)
+        cost = cost_of(plan, self.space.sites, self.space.tokens)
         result: dict[str, Any] = {
             **{"source": "sampler", **(queued or {})},
             "choices": list(choices),
@@ -138,7 +139,8 @@ class Judge:
         if self.knobs:
             params = {k.name: trial.suggest_float(k.name, k.low, k.high) for k in self.knobs}
             if queued is None:
-                tried = {record.choices for record in records if record.is_comparable}
+                # A list: comparing tuples ends at their first difference, hashing does not.
+                tried = [record.choices for record in records if record.is_comparable]
                 return decode(self.space, params, self.ladders, self.limits, tried)
             return tuple(queued["choices"])
         return tuple(

@@ -2,11 +2,22 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from mpq.errors import ConfigError
 from mpq.search.objective import make_objectives
-from mpq.search.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler, trial_turn
+from mpq.search.samplers import (
+    PRUNERS,
+    SAMPLERS,
+    make_pruner,
+    make_sampler,
+    param_ranges,
+    trial_turn,
+)
+from mpq.search.settings import SearchSettings
+from mpq.search.study import Search
+from tests.search.synthetic import Problem, make_sites, make_space
 
 
 def trials_in(*states):
@@ -47,6 +58,44 @@ def test_trials_draw_from_their_own_generator():
         values.append([trial.params["x"] for trial in study.trials])
     assert values[0] == values[1] == values[2]
     assert len(set(values[0])) == 4
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "cmaes"])
+def test_ranges_that_are_known_are_drawn_from_as_those_that_are_found(name):
+    """What the sampler is told is what it would have found in the finished trials."""
+
+    def draws(**options):
+        sampler = make_sampler(name, seed=3, trials=40, **options)
+        study = optuna.create_study(sampler=sampler)
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"x": 0.5, "a": 1}, distributions=ranges, values=[0.25]
+            )
+        )
+        study.optimize(
+            lambda trial: trial.suggest_float("x", 0, 1) ** 2 + trial.suggest_int("a", 0, 3), 25
+        )
+        return [trial.params for trial in study.trials]
+
+    ranges = {"x": FloatDistribution(0, 1), "a": IntDistribution(0, 3)}
+    assert draws(ranges=ranges) == draws()
+
+
+@pytest.mark.parametrize("mode", ["guided", "direct"])
+def test_the_ranges_are_those_that_trials_have(mode, tmp_path):
+    space = make_space(Problem(make_sites(2)))
+    search = Search(
+        space,
+        make_objectives(("kl", "weight_bits")),
+        SearchSettings(trials=16, refine=0, mode=mode),
+        Problem(make_sites(2)),
+        storage=f"journal://{tmp_path}/study.log",
+    )
+    search.run()
+    ranges = param_ranges(space, search._knobs)
+    sampled = [t for t in search.study.trials if "queued" not in t.user_attrs]
+    assert sampled
+    assert all(trial.distributions == ranges for trial in sampled)
 
 
 def test_queued_baselines_are_parents_in_the_first_generation():
