@@ -51,9 +51,7 @@ def main() -> None:
     print(f"{'sites':>6}{'allocation, ms':>16}")
     for count in arguments.sites:
         print(f"{count:>6}{allocation_seconds(make_space(count)) * 1e3:>16.1f}")
-    print(
-        f"\n{'sites':>6}{'trials':>8}{'sampler':>10}{'allocation':>12}{'the rest':>10}  (ms)"
-    )
+    print(f"\n{'sites':>6}{'trials':>8}{'sampler':>10}{'allocation':>12}{'the rest':>10}  (ms)")
     for count in arguments.sites:
         with tempfile.TemporaryDirectory() as folder:
             spent = trial_seconds(make_space(count), arguments.trials, Path(folder))
