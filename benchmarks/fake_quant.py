@@ -7,16 +7,18 @@ the path that MPQ_KERNEL or the device chooses. A call stands between a clone an
 `x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
 disturbs both alike. On the CPU milliseconds are CPU time over the threads, elsewhere time on the
 clock. GB/s counts one read and one write of the tensor. Then, where they are importable, the same
-tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share.
+tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share; and
+nanoseconds a value over sizes of 2^16 to 2^28 values.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from rivals import RIVALS
+from rivals import RIVALS, Call
 from torch import Tensor
 
 from mpq.formats.zoo import parse_format
@@ -29,6 +31,9 @@ FORMATS = (
     *("nvfp4", "int4", "int4-g128", "int4a-g64", "int8-tensor", "nf4-g64"),
     *("fixed8.4", "log8", "minifloat-e4m3", "dmf-e4m3", "fp8-e4m3", "bf16"),
 )
+GROWN = ("bfp4", "int4-g128", "nvfp4", "log8")
+"""Formats whose cost is shown by size."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,6 +44,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--powers", type=int, nargs="*", default=(16, 20, 24, 28))
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -52,6 +58,7 @@ def main() -> None:
             for axis in (-1, 0):
                 print_row(text, x.to(dtype), axis, name, arguments.repeats)
     print_rivals(x, arguments.repeats)
+    print_growth(arguments.powers, arguments.device, arguments.repeats)
 
 
 def print_row(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None:
@@ -96,6 +103,22 @@ def print_rivals(x: Tensor, repeats: int) -> None:
             f"{library:<16}{text:<16}{statistics.median(clones):>9.2f}"
             f"{statistics.median(ours):>9.2f}"
         )
+
+
+def print_growth(powers: Sequence[int], device: str, repeats: int) -> None:
+    """Nanoseconds a value, float32, rows of 4,096 values, over powers of two of values."""
+    print(f"\n{'ns a value':<16}" + "".join(f"{f'2^{power}':>8}" for power in powers))
+    tensors = [torch.randn(1 << (power - 12), 4096, device=device) for power in powers]
+    calls: dict[str, Call] = {"clone": torch.clone}
+    calls |= {text: partial(quantize, format=text) for text in GROWN}
+    for name, call in calls.items():
+        cells = []
+        for x in tensors:
+            calls_each = max(1, (1 << 20) // x.numel())
+            best = min(seconds(lambda: call(x), calls_each) for _ in range(repeats))  # noqa: B023
+            threads = torch.get_num_threads() if device == "cpu" else 1
+            cells.append(f"{best / threads / x.numel() * 1e9:>8.2f}")
+        print(f"{name:<16}" + "".join(cells))
 
 
 def seconds(call: Callable[[], object], calls: int = 1) -> float:
