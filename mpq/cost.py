@@ -127,8 +127,8 @@ def cost(
 
     def measured(name: str) -> float:
         used = counted(name, sites, plan)
-        in_all = (sum(table[site.name] for site in used) for table in (bits, values))
-        return _value(name, *in_all, tokens)
+        used_bits, used_values = (sum(of[site.name] for site in used) for of in (bits, values))
+        return _value(name, used_bits, used_values, tokens)
 
     in_blocks = [site for site in counted("weight_bits", sites) if site.block >= 0]
     in_blocks_bits = sum(bits[site.name] for site in in_blocks)

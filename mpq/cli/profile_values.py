@@ -148,7 +148,8 @@ def measure(args: argparse.Namespace) -> Profile:
     from mpq.modeling.sites import sites
     from mpq.plans.rules import check_patterns, matches
     from mpq.profiling.streaming import measure_values
-    from mpq.profiling.values import ValueTable, start_values
+    from mpq.profiling.table import start_table
+    from mpq.profiling.values import ValueTable
     from mpq.run import VALUES
 
     config = read_config(args)
@@ -172,7 +173,7 @@ def measure(args: argparse.Namespace) -> Profile:
             loaded.model,
             data,
             chosen,
-            start_values(path, wanted),
+            start_table(path, wanted),
             save=lambda table: table.write(path),
             progress=progress,
         )

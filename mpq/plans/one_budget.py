@@ -4,9 +4,14 @@ Branch and bound takes seconds on problems whose groups are much alike, as a mod
 here alike partial answers fall together.
 """
 
+from typing import TypeVar
+
 import numpy as np
+import numpy.typing as npt
 
 from mpq.plans.knapsack import Floats, Ints, Problem, argmin, spent
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 MAX_STATES = 1 << 20
 """Partial answers kept at once before an integer program is asked instead."""
@@ -78,9 +83,9 @@ def best_within(problem: Problem, price: float, incumbent: Ints) -> Ints | None:
     return min((incumbent, answer), key=problem.loss)
 
 
-def _after(values: Ints | Floats) -> Ints | Floats:
+def _after(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """The sum of the entries behind each one."""
-    return np.cumsum(values[::-1])[::-1] - values
+    return np.asarray(values[::-1].cumsum()[::-1] - values, dtype=values.dtype)
 
 
 def _undominated(cost: Ints, loss: Floats) -> Ints:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
@@ -80,23 +79,6 @@ def empty_table(
         seed=seed if method == "fisher" else 0,
         judge_every=judge_every if method in ("shares", "kl") else 1,
     )
-
-
-def start_table(path: Path, wanted: DamageTable) -> DamageTable:
-    """The table that is in the file at `path`, to be gone on with; `wanted` where there is none.
-
-    Args:
-        path: A CSV file that a former profile wrote, finished or not.
-        wanted: A table without sites that says what is to be measured.
-
-    Raises:
-        RunError: The file holds the measurement of something else; all differences are named.
-    """
-    if not path.exists():
-        return wanted
-    table = DamageTable.read(path)
-    table.check_same_measurement(wanted)
-    return table
 
 
 def measure_sensitivity(

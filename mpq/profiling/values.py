@@ -153,16 +153,3 @@ def _values(entry: Mapping[str, Any]) -> Values:
 def facts_of(table: ValueTable) -> dict[str, str | int]:
     """What a table was measured on, as columns that each row of a CSV carries."""
     return {name: getattr(table, name) for name in FACTS}
-
-
-def start_values(path: Path, wanted: ValueTable) -> ValueTable:
-    """The table that is in the file at `path`, to be gone on with; `wanted` where there is none.
-
-    Raises:
-        RunError: The file holds the measurement of something else; all differences are named.
-    """
-    if not path.exists():
-        return wanted
-    table = ValueTable.read(path)
-    table.check_same_measurement(wanted)
-    return table

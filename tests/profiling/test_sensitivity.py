@@ -6,8 +6,8 @@ import pytest
 from mpq.config_sections import ProfileSection
 from mpq.errors import PlanError, RunError
 from mpq.profiling import sensitivity
-from mpq.profiling.sensitivity import METHODS, empty_table, measure_sensitivity, start_table
-from mpq.profiling.table import DamageTable
+from mpq.profiling.sensitivity import METHODS, empty_table, measure_sensitivity
+from mpq.profiling.table import DamageTable, start_table
 from mpq.run import DAMAGE_UNITS
 from tests.profiling.models import candidates, classifier_and_examples, sharp, windows
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mpq.errors import RunError
-from mpq.profiling.values import Values, ValueTable, facts_of, start_values
+from mpq.profiling.table import start_table
+from mpq.profiling.values import Values, ValueTable, facts_of
 
 EMPTY = ValueTable(tokens=64, batch_size=8, fingerprint="f", data_sha256="d")
 generator = torch.Generator().manual_seed(0)
@@ -57,9 +58,9 @@ def test_the_order_in_which_sites_came_leaves_no_trace(tmp_path):
 
 def test_a_profile_starts_anew_or_goes_on(table, tmp_path):
     path = tmp_path / "values.json"
-    assert start_values(path, EMPTY) is EMPTY
+    assert start_table(path, EMPTY) is EMPTY
     table.write(path)
-    assert start_values(path, EMPTY).values.keys() == table.values.keys()
+    assert start_table(path, EMPTY).values.keys() == table.values.keys()
 
 
 def test_a_table_of_something_else_is_refused_with_all_differences(table, tmp_path):
@@ -70,7 +71,7 @@ def test_a_table_of_something_else_is_refused_with_all_differences(table, tmp_pa
         r"differ in tokens \(64 and 65\), fingerprint \(f and g\). Profile into another directory"
     )
     with pytest.raises(RunError, match=message):
-        start_values(path, other)
+        start_table(path, other)
 
 
 @pytest.mark.parametrize(
