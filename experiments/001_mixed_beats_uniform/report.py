@@ -6,9 +6,9 @@ from typing import Any
 
 from looks import COLUMNS as LOOKS
 from looks import look_rows
+from results import compact_json
 from rivals import AS_STORED, PEER_COLUMNS, UNROUNDED, peer_rows, reproduction, rival_rows
 from rivals import COLUMNS as RIVALS
-from samplers import compact_json
 from samplers_tables import tables_of as sampler_tables
 from scores import table_of as score_table
 from searches import CONFIGS, Job, is_proven, jobs_of

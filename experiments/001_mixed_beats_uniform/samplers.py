@@ -12,8 +12,6 @@ all, so that their hypervolumes compare.
 """
 
 import argparse
-import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from optima import HeldOut, against_optima
+from results import compact_json
 from samplers_tables import SHOWN, studies_of, tables_of
 
 from mpq import plots
@@ -284,13 +283,6 @@ def draw(results: Mapping[str, Any], out: Path, figures: Path) -> None:
         }
         figure = plots.hypervolume(lines, x="weight_bits", y="kl")
         plots.save(figure, figures / f"hypervolume_{sampler}")
-
-
-def compact_json(results: Mapping[str, Any]) -> str:
-    """JSON with a line for each innermost list, so that a difference can be read."""
-    text = json.dumps(results, indent=1, allow_nan=False)
-    flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
-    return flat + "\n"
 
 
 if __name__ == "__main__":
