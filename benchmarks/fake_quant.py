@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from machine import description
 from rivals import RIVALS, Call
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.size, arguments.size, generator=generator).to(arguments.device)
-    print(f"{arguments.threads} threads, {arguments.device}, {arguments.size}x{arguments.size}")
+    print(f"{description()}\n{arguments.device}, {arguments.size}x{arguments.size}")
     print(f"{'format':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ms':>8}{'GB/s':>8}", end="")
     print(f"{'x clone':>9}{'x eager':>9}{'small us':>10}")
     for text in arguments.formats:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from machine import description
 
 from mpq.formats.zoo import parse_format
 from mpq.plans.allocate import allocate
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--told", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS)
     arguments = parser.parse_args()
-    print(f"{'sites':>6}{'allocation, ms':>16}")
+    print(f"{description()}\n{'sites':>6}{'allocation, ms':>16}")
     for count in arguments.sites:
         print(f"{count:>6}{allocation_seconds(make_space(count)) * 1e3:>16.1f}")
     print(f"\n{'sites':>6}{'trials':>8}{'sampler':>10}{'allocation':>12}{'the rest':>10}  (ms)")

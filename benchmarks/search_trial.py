@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from machine import description
 
 from mpq.cli.evaluation import Evaluation
 from mpq.cli.search_wiring import Subject, load_subject
@@ -67,7 +67,7 @@ def main() -> None:
     )
     evaluation = Evaluation(subject, subject.splits.search)
     print(
-        f"{arguments.model}, {arguments.dtype}, {torch.get_num_threads()} threads, "
+        f"{description()}\n{arguments.model}, {arguments.dtype}, "
         f"{evaluation.num_windows} windows of {arguments.window} tokens, "
         f"{arguments.batch_size} at a time"
     )
