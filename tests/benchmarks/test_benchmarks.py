@@ -1,0 +1,65 @@
+"""Every benchmark in a small setting: it runs, and its tables have the rows asked for."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a benchmark's main with arguments, and returns what it printed, as words by line."""
+
+    def printed(name, *arguments):
+        monkeypatch.syspath_prepend(FOLDER)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(name).main()
+        return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+    return printed
+
+
+def rows_of(lines, *first):
+    return [line for line in lines if tuple(line[: len(first)]) == first]
+
+
+def is_positive(words):
+    return all(float(word) > 0 for word in words)
+
+
+def test_fake_quant(run):
+    lines = run("fake_quant", "bfp4", "--size", 64, "--powers", 12, 13, "--repeats", 1)
+    assert "torch" in lines[0]
+    assert len(rows_of(lines, "bfp4", "float32")) == len(rows_of(lines, "bfp4", "bfloat16")) == 2
+    assert all(is_positive(row[4:]) for row in rows_of(lines, "bfp4", "float32"))
+    (clone,) = rows_of(lines, "clone")
+    assert len(clone) == 3
+    assert is_positive(clone[1:])
+
+
+def test_search_growth(run):
+    lines = run(
+        *("search_growth", "--sites", 10, "--trials", 20, "--told", 20, 40),
+        *("--samplers", "tpe", "nsga2"),
+    )
+    (allocation,), (trial,) = rows_of(lines, "10")[:1], rows_of(lines, "10", "20")
+    assert is_positive(allocation[1:])
+    assert len(trial) == 5
+    assert is_positive(trial[2:])
+    assert is_positive([*rows_of(lines, "tpe")[0][1:], *rows_of(lines, "nsga2")[0][1:]])
+
+
+def test_search_trial(run):
+    lines = run(
+        *("search_trial", "--windows", 2, "--window", 32, "--batch-size", 2),
+        *("--repeats", 1, "--trials", 14),
+    )
+    for plan in ("plain", "W", "W+A", "W+A+KV"):
+        (row,) = rows_of(lines, plan)
+        assert is_positive(row[1:3])
+    assert rows_of(lines, "W,", "cold")
+    (bookkeeping,) = rows_of(lines, "bookkeeping:")
+    assert float(bookkeeping[1]) > 0
