@@ -5,8 +5,8 @@
 Every format is timed in float32 and bfloat16, with blocks along the last axis and the first, by
 the path that MPQ_KERNEL or the device chooses. A call stands between a clone and an eager call;
 `x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
-disturbs both alike. On the CPU milliseconds are CPU time over the threads, elsewhere time on the
-clock. GB/s counts one read and one write of the tensor. Then, where they are importable, the same
+disturbs both alike. All times are on the clock, the least of the repeats. GB/s counts one read and
+one write of the tensor. Then, where they are importable, the same
 tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share; and
 nanoseconds a value over sizes of 2^16 to 2^28 values.
 """
@@ -75,7 +75,7 @@ def print_row(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None
         clones.append(own[-1] / clone)
         eagers.append(own[-1] / seconds(lambda: eager.fake_quantize(x, format, axis)))
         little.append(seconds(lambda: quantize(small, format, axis), calls=20))
-    best = min(own) / (torch.get_num_threads() if x.device.type == "cpu" else 1)
+    best = min(own)
     print(
         f"{text:<16}{dtype:<10}{'last' if axis else 'first':<6}{choose(x, format, axis):<8}"
         f"{best * 1e3:>8.1f}{2 * x.nbytes / best / 1e9:>8.1f}"
@@ -117,23 +117,19 @@ def print_growth(powers: Sequence[int], device: str, repeats: int) -> None:
         for x in tensors:
             calls_each = max(1, (1 << 20) // x.numel())
             best = min(seconds(lambda: call(x), calls_each) for _ in range(repeats))  # noqa: B023
-            threads = torch.get_num_threads() if device == "cpu" else 1
-            cells.append(f"{best / threads / x.numel() * 1e9:>8.2f}")
+            cells.append(f"{best / x.numel() * 1e9:>8.2f}")
         print(f"{name:<16}" + "".join(cells))
 
 
 def seconds(call: Callable[[], object], calls: int = 1) -> float:
-    """Seconds of one of some calls: CPU time, or on a GPU time on the clock."""
-    clock = time.process_time
-    if torch.cuda.is_available():
-        clock = time.perf_counter
-        torch.cuda.synchronize()
-    start = clock()
+    """Seconds on the clock of one of some calls, work on a GPU included."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    start = time.perf_counter()
     for _ in range(calls):
         call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (clock() - start) / calls
+    wait()
+    return (time.perf_counter() - start) / calls
 
 
 if __name__ == "__main__":

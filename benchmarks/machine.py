@@ -17,7 +17,7 @@ def description() -> str:
     parts = [
         *devices,
         processor(),
-        f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, {gib:.0f} GiB",
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {gib:.0f} GiB",
         f"Python {platform.python_version()}",
         *(f"{name} {version}" for name, version in versions().items()),
     ]

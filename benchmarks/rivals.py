@@ -37,7 +37,7 @@ def gfloat() -> Call:
     from gfloat.formats import format_info_ocp_e4m3
 
     return lambda x: torch.from_numpy(
-        round_ndarray(format_info_ocp_e4m3, x.double().numpy(), sat=True)
+        round_ndarray(format_info_ocp_e4m3, x.cpu().double().numpy(), sat=True)
     )
 
 

@@ -147,7 +147,7 @@ def draw_seconds(name: str, told: int, repeats: int = 5) -> float:
     rng = np.random.default_rng(0)
     study = optuna.create_study(
         directions=["minimize", "minimize"] if name != "cmaes" else ["minimize"],
-        sampler=make_sampler(name, seed=0, trials=told + repeats),
+        sampler=make_sampler(name, seed=0, trials=told + repeats, ranges=spread),
     )
     for _ in range(told):
         params = {knob.name: float(rng.uniform(knob.low, knob.high)) for knob in settings}

@@ -147,8 +147,8 @@ def measure(args: argparse.Namespace) -> Profile:
     from mpq.cli.inputs import load_data_of, load_model_of
     from mpq.modeling.sites import sites
     from mpq.plans.rules import check_patterns, matches
+    from mpq.profiling.resuming import start_table
     from mpq.profiling.streaming import measure_values
-    from mpq.profiling.table import start_table
     from mpq.profiling.values import ValueTable
     from mpq.run import VALUES
 

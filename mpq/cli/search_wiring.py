@@ -109,8 +109,9 @@ def measure_damage(
     Raises:
         MpqError: The run's table was measured on something else, or a format fits no site.
     """
+    from mpq.profiling.resuming import start_table
     from mpq.profiling.sensitivity import empty_table, measure_sensitivity
-    from mpq.profiling.table import start_table, table_name
+    from mpq.profiling.table import table_name
 
     config = subject.config
     method = config.profile.method

@@ -13,8 +13,11 @@ from mpq.plans.knapsack import Floats, Ints, Problem, argmin, spent
 
 Number = TypeVar("Number", np.int64, np.float64)
 
+Step = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""A group decided: for each partial answer the one that it grew from, and the choice."""
+
 MAX_STATES = 1 << 20
-"""Partial answers kept at once before an integer program is asked instead."""
+"""Partial answers kept in all, a second's work, before an integer program is asked instead."""
 
 BISECTIONS = 64
 
@@ -37,7 +40,7 @@ def price_of(problem: Problem) -> Floats:
 
 
 def best_within(problem: Problem, price: float, incumbent: Ints) -> Ints | None:
-    """The optimum, int64 [groups]; None where more than `MAX_STATES` partial answers are open.
+    """The optimum, int64 [groups]; None where it takes more than `MAX_STATES` partial answers.
 
     Groups are decided one after the other. A partial answer is dropped when another one costs no
     more and does no more damage, or when the Lagrangian bound of its best completion is above the
@@ -49,38 +52,60 @@ def best_within(problem: Problem, price: float, incumbent: Ints) -> Ints | None:
         price: Damage that a unit of the resource is worth; any number >= 0 gives the same answer.
         incumbent: A good assignment, int64 [groups].
     """
-    costs, budget = problem.costs[0], int(problem.budgets[0])
-    priced = problem.damage + price * costs
-    allowed = np.isfinite(problem.damage)
-    answer = argmin(problem.damage)
-    num_choices = allowed.sum(axis=1)
+    num_choices = np.isfinite(problem.damage).sum(axis=1)
     groups = np.argsort(num_choices, kind="stable")[(num_choices == 1).sum() :]
-    decided = np.delete(np.arange(len(answer)), groups)
-    cheapest = _after(np.where(allowed, costs, np.iinfo(np.int64).max).min(axis=1)[groups])
-    least = _after(priced.min(axis=1)[groups])
-    best = problem.loss(incumbent)
+    swept = _swept(problem, price, groups, problem.loss(incumbent))
+    if swept is None:
+        return None
+    loss, steps = swept
+    if not len(loss):
+        return incumbent
+    answer, state = argmin(problem.damage), int(loss.argmin())
+    for group, (parents, choices) in zip(groups[::-1], reversed(steps), strict=True):
+        answer[group] = choices[state]
+        state = int(parents[state])
+    return min((incumbent, answer), key=problem.loss)
+
+
+def _swept(
+    problem: Problem, price: float, groups: Ints, best: float
+) -> tuple[Floats, list[Step]] | None:
+    """Damages of the full answers that may be better than `best`, and the steps to them.
+
+    None where it takes more than `MAX_STATES` partial answers.
+
+    Args:
+        problem: As for `best_within`.
+        price: As for `best_within`.
+        groups: In which order groups with several choices are decided; the others are already.
+        best: Damage of the incumbent.
+    """
+    costs, budget = problem.costs[0], int(problem.budgets[0])
+    allowed = np.isfinite(problem.damage)
+    dear = np.iinfo(np.int64).max
+    cheapest = _after(np.where(allowed, costs, dear).min(axis=1)[groups])
+    least = _after((problem.damage + price * costs).min(axis=1)[groups])
     # Sums are rounded: a little room keeps every answer that might be better.
     limit = best + price * budget + 1e-9 * (abs(best) + price * budget)
-    cost = costs[decided, answer[decided]].sum(keepdims=True)
-    loss = problem.damage[decided, answer[decided]].sum(keepdims=True)
-    steps: list[tuple[Ints, Ints]] = []
-    for group, dear, far in zip(groups, cheapest, least, strict=True):
+    decided = np.delete(np.arange(len(costs)), groups)
+    only = argmin(problem.damage)[decided]
+    cost = costs[decided, only].sum(keepdims=True)
+    loss = problem.damage[decided, only].sum(keepdims=True)
+    steps: list[Step] = []
+    left = MAX_STATES
+    for group, least_cost, least_loss in zip(groups, cheapest, least, strict=True):
         choices = np.flatnonzero(allowed[group])
         cost = (cost[:, None] + costs[group, choices]).ravel()
         loss = (loss[:, None] + problem.damage[group, choices]).ravel()
-        kept = np.flatnonzero((cost + dear <= budget) & (loss + price * cost + far <= limit))
+        is_open = (cost + least_cost <= budget) & (loss + price * cost + least_loss <= limit)
+        kept = np.flatnonzero(is_open)
         kept = kept[_undominated(cost[kept], loss[kept])]
-        if len(kept) > MAX_STATES:
+        cost, loss, left = cost[kept], loss[kept], left - len(kept)
+        if left < 0:
             return None
-        cost, loss = cost[kept], loss[kept]
-        steps.append((kept // len(choices), choices[kept % len(choices)]))
-    if not len(cost):
-        return incumbent
-    state = int(loss.argmin())
-    for group, (parents, chosen) in zip(groups[::-1], reversed(steps), strict=True):
-        answer[group] = chosen[state]
-        state = int(parents[state])
-    return min((incumbent, answer), key=problem.loss)
+        parents, chosen = np.divmod(kept, len(choices))
+        steps.append((parents.astype(np.int32), choices[chosen].astype(np.int32)))
+    return loss, steps
 
 
 def _after(values: npt.NDArray[Number]) -> npt.NDArray[Number]:

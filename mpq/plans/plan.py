@@ -41,7 +41,7 @@ class Plan:
     formats: Mapping[str, Format]
     model: str = ""
     fingerprint: str = ""
-    schema: int = SCHEMA
+    schema: int = field(default=SCHEMA, compare=False)
     digest: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

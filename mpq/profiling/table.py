@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpq.errors import RunError
 from mpq.plans.plan import Plan
+from mpq.profiling.resuming import differing
 from mpq.run import write_atomic
 
 FACTS = ("method", "tokens", "judge_every", "seed", "fingerprint", "data_sha256")
@@ -31,46 +31,6 @@ COLUMNS = ("site", "format", "damage", *FACTS)
 def table_name(method: str) -> str:
     """The file name of a method's table in a run directory: `sensitivity_fisher.csv`."""
     return f"sensitivity_{method}.csv"
-
-
-class Resumable(Protocol):
-    """A table that a profile fills, keeps in a file and goes on with."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The table in a file."""
-
-    def check_same_measurement(self, other: Self) -> None:
-        """Raises RunError unless `other` measures the same."""
-
-
-Table = TypeVar("Table", bound=Resumable)
-
-
-def start_table(path: Path, wanted: Table) -> Table:
-    """The table that is in the file at `path`, to be gone on with; `wanted` where there is none.
-
-    Args:
-        path: A file that a former profile wrote, finished or not.
-        wanted: A table without entries that says what is to be measured.
-
-    Raises:
-        RunError: The file holds the measurement of something else; all differences are named.
-    """
-    if not path.exists():
-        return wanted
-    table = type(wanted).read(path)
-    table.check_same_measurement(wanted)
-    return table
-
-
-def differing(one: object, other: object, names: Iterable[str]) -> list[str]:
-    """Those of the attributes `names` in which two tables differ, each with both values."""
-    return [
-        f"{name} ({getattr(one, name)} and {getattr(other, name)})"
-        for name in names
-        if getattr(one, name) != getattr(other, name)
-    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpq.errors import RunError
 from mpq.profiling.histogram import NUM_BINS, Histogram
 from mpq.profiling.moments import Moments
-from mpq.profiling.table import differing
+from mpq.profiling.resuming import differing
 from mpq.run import read_json, write_json
 
 FACTS = ("tokens", "batch_size", "fingerprint", "data_sha256")

@@ -10,7 +10,6 @@ uniform plan is that uniform plan.
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
@@ -171,7 +170,7 @@ def reweighted(space: Space, params: Mapping[str, float]) -> FloatArray:
     not) were alike.
     """
     shrink = params["shrink"]
-    mixed = (1 - shrink) * _finite(space.damage) + shrink * _average(space)
+    mixed = (1 - shrink) * _finite(space.damage) + shrink * space.average_damage
     depth = np.array([group.depth for group in space.groups])
     kind = np.array([params.get(f"kind.{group.kind}", 0.0) for group in space.groups])
     factor = np.exp(params["tilt"] * (2 * depth - 1) + kind)
@@ -181,21 +180,3 @@ def reweighted(space: Space, params: Mapping[str, float]) -> FloatArray:
 
 def _finite(damage: FloatArray) -> FloatArray:
     return np.where(np.isfinite(damage), damage, 0.0)
-
-
-@lru_cache(maxsize=1)
-def _average(space: Space) -> FloatArray:
-    """`[G, C]`: size of the group times the mean damage a value of the format in its class."""
-    sums: dict[tuple[bool, str], tuple[float, int]] = {}
-    for group, row in zip(space.groups, space.damage, strict=True):
-        for fmt, value in zip(group.candidates, row, strict=False):
-            if np.isfinite(value):
-                key = (group.is_stored, str(fmt))
-                total, values = sums.get(key, (0.0, 0))
-                sums[key] = (total + float(value), values + group.values)
-    table = np.zeros_like(space.damage)
-    for index, group in enumerate(space.groups):
-        for column, fmt in enumerate(group.candidates):
-            total, values = sums.get((group.is_stored, str(fmt)), (0.0, 1))
-            table[index, column] = group.values * total / values
-    return table

@@ -20,7 +20,7 @@ import numpy as np
 from mpq.search.anchors import within
 from mpq.search.front import TrialRecord, losses
 from mpq.search.guided import Ladders
-from mpq.search.objective import Objective
+from mpq.search.objective import Evaluate, Objective
 from mpq.search.paired import HOPELESS, p_better
 from mpq.search.space import Choices, FloatArray, Space
 
@@ -57,6 +57,14 @@ def rung_ranges(
     ends = {max(1, math.ceil(share * num_batches - 1e-9)) for share in shares}
     edges = [0, *(min(end * batch_size, num_windows) for end in sorted(ends))]
     return list(itertools.pairwise(edges))
+
+
+def trial_ranges(
+    shares: Iterable[float], evaluate: Evaluate, *, is_pruned: bool
+) -> list[tuple[int, int]]:
+    """(first, last) windows that a trial sees one after the other: rungs, or a pruner's steps."""
+    windows, batch = evaluate.num_windows, evaluate.batch_size
+    return rung_ranges(pruner_shares(windows, batch) if is_pruned else shares, windows, batch)
 
 
 def pruner_shares(num_windows: int, batch_size: int) -> list[float]:

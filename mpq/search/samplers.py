@@ -83,14 +83,15 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parameters of every trial, or the inner sampler's answer where they are not known.
+        """The ranges that every trial has, or the inner sampler's answer where they changed.
 
         That answer is what all finished trials share; a sampler made anew has to go through all
         of them for it.
         """
-        if self._ranges:
-            return dict(self._ranges)
         self.renew(study, trial)
+        first = next((t.distributions for t in self.trials if t.distributions), self._ranges)
+        if self._ranges and first == self._ranges:
+            return {name: one for name, one in self._ranges.items() if not one.single()}
         return self._inner.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -182,7 +183,8 @@ def make_sampler(
     }
     if name not in samplers:
         raise ConfigError(f"search.sampler is one of {', '.join(SAMPLERS)}; got {name!r}")
-    return SeededSampler(samplers[name], seed, ranges)
+    # The order of a Sobol sequence's dimensions is that of the first trial, and quickly found.
+    return SeededSampler(samplers[name], seed, None if name == "qmc" else ranges)
 
 
 def make_pruner(

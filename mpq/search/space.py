@@ -107,6 +107,26 @@ class Space:
         parts += [f"{name}={fmt}" for name, fmt in sorted(self.fixed.items())]
         return hashlib.sha256("\n".join([*parts, self.fingerprint]).encode()).hexdigest()
 
+    @cached_property
+    def average_damage(self) -> FloatArray:
+        """`[G, C]`: size of the group times the mean damage a value of the format in its class.
+
+        A class is all stored groups, or all that are not.
+        """
+        sums: dict[tuple[bool, str], tuple[float, int]] = {}
+        for group, row in zip(self.groups, self.damage, strict=True):
+            for fmt, value in zip(group.candidates, row, strict=False):
+                if np.isfinite(value):
+                    key = (group.is_stored, str(fmt))
+                    total, values = sums.get(key, (0.0, 0))
+                    sums[key] = (total + float(value), values + group.values)
+        table = np.zeros_like(self.damage)
+        for index, group in enumerate(self.groups):
+            for column, fmt in enumerate(group.candidates):
+                total, values = sums.get((group.is_stored, str(fmt)), (0.0, 1))
+                table[index, column] = group.values * total / values
+        return table
+
     def bits(self, resource: str, choices: Choices) -> int:
         """Bits that a plan spends of `resource`, fixed sites included."""
         table = self.costs[resource]

@@ -16,12 +16,12 @@ from mpq.search.anchors import compared_resources
 from mpq.search.claims import claims_of, is_refinement, is_surplus
 from mpq.search.expansion import InPlan
 from mpq.search.front import TrialRecord
-from mpq.search.guided import Knob, knobs
+from mpq.search.guided import knobs
 from mpq.search.interrupts import Interrupts
 from mpq.search.looks import Looks
 from mpq.search.objective import Evaluate, Objective, UserFunction, quality_objective
 from mpq.search.refine import propose
-from mpq.search.rungs import pruner_shares, rung_ranges
+from mpq.search.rungs import trial_ranges
 from mpq.search.samplers import make_pruner, make_sampler, param_ranges, silence_optuna
 from mpq.search.seeds import seeds
 from mpq.search.settings import (
@@ -116,12 +116,7 @@ class Search:
         self.num_run = 0
         self._evaluate = evaluate
         self._interrupts = Interrupts()
-        self._knobs: tuple[Knob, ...] = ()
-        if settings.mode == "guided":
-            self._knobs = knobs(space, ladders)
-        shares: Sequence[float] = settings.rungs
-        if settings.pruner != "none":
-            shares = pruner_shares(evaluate.num_windows, evaluate.batch_size)
+        self._knobs = knobs(space, ladders) if settings.mode == "guided" else ()
         self._judge = Judge(
             space=space,
             objectives=self.objectives,
@@ -133,7 +128,7 @@ class Search:
             evaluate=evaluate,
             functions=functions or {},
             pruner=settings.pruner,
-            rungs=rung_ranges(shares, evaluate.num_windows, evaluate.batch_size),
+            rungs=trial_ranges(settings.rungs, evaluate, is_pruned=settings.pruner != "none"),
             interrupts=self._interrupts,
         )
         self._seeds = seeds(
@@ -240,13 +235,10 @@ class Search:
 
     def _queue(self, choices: Choices, params: Mapping[str, Any], more: dict[str, Any]) -> None:
         self.study.enqueue_trial(
-            self._params_of(choices, params),
+            dict(params) if self._knobs else direct_params(self.space, choices),
             # The source is a plain attribute too, which dashboards show.
             user_attrs={QUEUED: {**more, "choices": list(choices)}, "source": more["source"]},
         )
-
-    def _params_of(self, choices: Choices, params: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(params) if self._knobs else direct_params(self.space, choices)
 
     def _has_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """True when there is a trial to run; queues an exchange when it is time for one."""

@@ -73,6 +73,17 @@ def test_too_many_partial_answers_are_left_to_the_integer_program(monkeypatch):
     assert problem.loss(found) == pytest.approx(expected, rel=1e-9)
 
 
+def test_many_sizes_at_one_ratio_of_damage_to_cost_are_left_to_the_integer_program():
+    """No bound tells such answers apart, and hardly any two cost the same."""
+    sizes = np.random.default_rng(0).integers(1, 5000, (160, 1))
+    damage, costs = sizes * np.array([1.0, 0.25]), (sizes * np.array([3, 4]))[None]
+    problem = Problem(damage, costs, np.array([int(costs.min(axis=2).sum() * 7 // 6)]))
+    assert best_within(problem, float(price_of(problem)[0]), cheapest(problem)) is None
+    found = allocate(*(getattr(problem, name) for name in ("damage", "costs", "budgets")))
+    assert problem.keeps(found)
+    assert problem.loss(found) <= problem.loss(integer_program(problem)) * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_at_the_price_groups_keep_the_budget_and_below_it_they_do_not(seed):
     problem = make_problem(seed)

@@ -6,8 +6,9 @@ import pytest
 from mpq.config_sections import ProfileSection
 from mpq.errors import PlanError, RunError
 from mpq.profiling import sensitivity
+from mpq.profiling.resuming import start_table
 from mpq.profiling.sensitivity import METHODS, empty_table, measure_sensitivity
-from mpq.profiling.table import DamageTable, start_table
+from mpq.profiling.table import DamageTable
 from mpq.run import DAMAGE_UNITS
 from tests.profiling.models import candidates, classifier_and_examples, sharp, windows
 

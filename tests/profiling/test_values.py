@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mpq.errors import RunError
-from mpq.profiling.table import start_table
+from mpq.profiling.resuming import start_table
 from mpq.profiling.values import Values, ValueTable, facts_of
 
 EMPTY = ValueTable(tokens=64, batch_size=8, fingerprint="f", data_sha256="d")

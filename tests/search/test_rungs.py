@@ -4,7 +4,14 @@ import pytest
 from mpq.search.front import TrialRecord
 from mpq.search.guided import ladder, uniform_stops
 from mpq.search.objective import make_objectives
-from mpq.search.rungs import Seen, bracket, is_hopeless, pruner_shares, rung_ranges
+from mpq.search.rungs import (
+    Seen,
+    bracket,
+    is_hopeless,
+    pruner_shares,
+    rung_ranges,
+    trial_ranges,
+)
 from tests.search.synthetic import Problem, make_sites, make_space
 
 RESOURCE = "weight_bits"
@@ -26,6 +33,15 @@ def space():
 def test_a_pruner_sees_whole_batches_that_cover_all_windows(num_windows, batch_size, expected):
     shares = pruner_shares(num_windows, batch_size)
     assert rung_ranges(shares, num_windows, batch_size) == expected
+
+
+def test_trials_climb_their_rungs_or_take_a_pruners_steps():
+    evaluate = Problem(make_sites(1))
+    rungs = trial_ranges([0.25, 1.0], evaluate, is_pruned=False)
+    assert rungs == rung_ranges([0.25, 1.0], evaluate.num_windows, evaluate.batch_size)
+    steps = trial_ranges([0.25, 1.0], evaluate, is_pruned=True)
+    assert len(steps) > len(rungs)
+    assert steps[-1][1] == evaluate.num_windows
 
 
 def test_shares_become_whole_batches():

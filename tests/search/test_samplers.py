@@ -60,25 +60,48 @@ def test_trials_draw_from_their_own_generator():
     assert len(set(values[0])) == 4
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "cmaes"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_ranges_that_are_known_are_drawn_from_as_those_that_are_found(name):
     """What the sampler is told is what it would have found in the finished trials."""
 
     def draws(**options):
         sampler = make_sampler(name, seed=3, trials=40, **options)
         study = optuna.create_study(sampler=sampler)
+        first = {"x": 0.5, "only": 0, "a": 1}
         study.add_trial(
-            optuna.trial.create_trial(
-                params={"x": 0.5, "a": 1}, distributions=ranges, values=[0.25]
-            )
+            optuna.trial.create_trial(params=first, distributions=ranges, values=[0.25])
         )
         study.optimize(
-            lambda trial: trial.suggest_float("x", 0, 1) ** 2 + trial.suggest_int("a", 0, 3), 25
+            lambda t: (
+                (t.suggest_float("x", 0, 1) - 0.3) ** 2
+                + t.suggest_int("only", 0, 0)
+                + t.suggest_int("a", 0, 3)
+            ),
+            14,
         )
         return [trial.params for trial in study.trials]
 
-    ranges = {"x": FloatDistribution(0, 1), "a": IntDistribution(0, 3)}
+    ranges = {
+        "x": FloatDistribution(0, 1),
+        "only": IntDistribution(0, 0),
+        "a": IntDistribution(0, 3),
+    }
     assert draws(ranges=ranges) == draws()
+
+
+def test_ranges_that_changed_are_found_in_the_trials():
+    sampler = make_sampler("tpe", seed=0, trials=20, ranges={"x": FloatDistribution(0, 2)})
+    study = optuna.create_study(sampler=sampler)
+    study.add_trial(
+        optuna.trial.create_trial(
+            params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}, values=[0.0]
+        )
+    )
+    trial = study.trials[0]
+    frozen = optuna.trial.create_trial(values=[0.0])
+    frozen.number = 1
+    found = sampler.infer_relative_search_space(study, frozen)
+    assert found == {"x": trial.distributions["x"]}
 
 
 @pytest.mark.parametrize("mode", ["guided", "direct"])
