@@ -40,7 +40,7 @@ class Path(Protocol):
     """What the module of a path has."""
 
     def covers(self, format: Format, x: Tensor, axis: int) -> bool:
-        """Whether it takes the tensor in the format (the module of eager takes all)."""
+        """Whether it takes the tensor in the format. Eager takes all, and is not asked."""
 
 
 class Quantizer(Path, Protocol):
