@@ -88,7 +88,7 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     """
     # What stands in for the values takes no memory, and is float64 where either dtype is.
     wider = torch.promote_types(encoded.dtype, dtype)
-    values = encoded.codes.new_empty(1, dtype=wider).expand(encoded.shape)
+    values = encoded.codes.new_empty((), dtype=wider).expand(encoded.shape)
     path = cast(Coder, _module(choose(values, encoded.format, encoded.axis, "code"), "code"))
     return path.decode_blocks(encoded, dtype)
 
