@@ -40,12 +40,7 @@ def unpack(packed: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint
     Raises:
         FormatError: The width is impossible, or there are not just the bytes that it takes.
     """
-    _require_width(width)
-    if packed.size != packed_bytes(width, count):
-        raise FormatError(
-            f"{count} codes of {width} bits take {packed_bytes(width, count)} bytes, not "
-            f"{packed.size}: give the width and the count with which they were packed"
-        )
+    require_bytes(packed.size, width, count)
     bits = np.unpackbits(packed, count=width * count, bitorder="little").reshape(count, width)
     wide = np.zeros((count, MAX_CODE_WIDTH), dtype=np.uint8)
     wide[:, :width] = bits
@@ -55,6 +50,20 @@ def unpack(packed: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint
 def packed_bytes(width: int, count: int) -> int:
     """The number of bytes that `count` codes of `width` bits take."""
     return (width * count + 7) // 8
+
+
+def require_bytes(size: int, width: int, count: int) -> None:
+    """Nothing, where `size` bytes are just those that `count` codes take.
+
+    Raises:
+        FormatError: They are not, or the width is impossible.
+    """
+    _require_width(width)
+    if size != packed_bytes(width, count):
+        raise FormatError(
+            f"{count} codes of {width} bits take {packed_bytes(width, count)} bytes, not "
+            f"{size}: give the width and the count with which they were packed"
+        )
 
 
 def _require_width(width: int) -> None:

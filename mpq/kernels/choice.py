@@ -1,8 +1,9 @@
 """Which path a tensor takes: eager torch, compiled loops on the CPU, or Triton on CUDA.
 
 Every path gives the same bits, so the choice is one of speed. A path is a module of this room,
-imported on first use, with two functions: `covers(format, x, axis)` and
-`fake_quantize(x, format, axis)`.
+imported on first use, for each of two tasks. One that fake-quantises has two functions,
+`covers(format, x, axis)` and `fake_quantize(x, format, axis)`; one that codes has `covers` too,
+`encode_blocks(x, format, axis)` and `decode_blocks(encoded, dtype)`.
 """
 
 import importlib
@@ -10,30 +11,53 @@ import importlib.util
 import logging
 import os
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from mpq.errors import FormatError
 from mpq.formats.format import Format
+from mpq.kernels.encoded import Encoded
+
+Task = Literal["quantize", "code"]
 
 VARIABLE = "MPQ_KERNEL"
 PATHS = ("eager", "cpu", "triton")
 COMPILERS = {"cpu": "numba", "triton": "triton"}
 """The package without which a path cannot run."""
 
+MODULES: dict[Task, dict[str, str]] = {
+    "quantize": {"eager": "eager", "cpu": "cpu", "triton": "triton"},
+    "code": {"eager": "encoded", "triton": "triton_encoded"},
+}
+"""The module of each path. Codes are written and read seldom: on a CPU eager does."""
+
 _log = logging.getLogger(__name__)
 
 
 class Path(Protocol):
-    """What a module that fake-quantises has."""
+    """What the module of a path has."""
 
     def covers(self, format: Format, x: Tensor, axis: int) -> bool:
-        """Whether it takes the tensor in the format."""
+        """Whether it takes the tensor in the format. Eager takes all, and is not asked."""
+
+
+class Quantizer(Path, Protocol):
+    """What a module that fake-quantises has."""
 
     def fake_quantize(self, x: Tensor, format: Format, axis: int) -> Tensor:
         """The values of the tensor in the format."""
+
+
+class Coder(Path, Protocol):
+    """What a module that encodes and decodes has."""
+
+    def encode_blocks(self, x: Tensor, format: Format, axis: int) -> Encoded:
+        """The packed codes and scales of the tensor."""
+
+    def decode_blocks(self, encoded: Encoded, dtype: torch.dtype) -> Tensor:
+        """The values that were encoded, in the dtype."""
 
 
 def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
@@ -42,10 +66,34 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
     Raises:
         FormatError: MPQ_KERNEL names no path, or one that cannot take this tensor.
     """
-    return _module(choose(x, format, axis)).fake_quantize(x, format, axis)
+    path = cast(Quantizer, _module(choose(x, format, axis), "quantize"))
+    return path.fake_quantize(x, format, axis)
 
 
-def choose(x: Tensor, format: Format, axis: int) -> str:
+def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
+    """The packed codes and scales of `x`, finite and not empty, by the path chosen for it.
+
+    Raises:
+        FormatError: MPQ_KERNEL names no path, or one that cannot take this tensor.
+    """
+    path = cast(Coder, _module(choose(x, format, axis, "code"), "code"))
+    return path.encode_blocks(x, format, axis)
+
+
+def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
+    """The values of a tensor that is not empty, in the dtype, by the path chosen for it.
+
+    Raises:
+        FormatError: MPQ_KERNEL names no path, or one that cannot take this tensor.
+    """
+    # What stands in for the values takes no memory, and is float64 where either dtype is.
+    wider = torch.promote_types(encoded.dtype, dtype)
+    values = encoded.codes.new_empty((), dtype=wider).expand(encoded.shape)
+    path = cast(Coder, _module(choose(values, encoded.format, encoded.axis, "code"), "code"))
+    return path.decode_blocks(encoded, dtype)
+
+
+def choose(x: Tensor, format: Format, axis: int, task: Task = "quantize") -> str:
     """The name of the path: the one that MPQ_KERNEL asks for, or the fastest that covers `x`.
 
     Raises:
@@ -53,15 +101,15 @@ def choose(x: Tensor, format: Format, axis: int) -> str:
     """
     asked = os.environ.get(VARIABLE, "")
     if asked:
-        _require_possible(asked, x, format, axis)
+        _require_possible(asked, x, format, axis, task)
         return asked
     path = path_of_device(x.device.type)
     # Subclasses of Tensor (fake, distributed) bring their own meaning, and a compiler that traces
     # sees through torch alone: eager respects both.
     is_plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-    if path == "eager" or not is_plain or not has_compiler(path):
+    if path == "eager" or path not in MODULES[task] or not is_plain or not has_compiler(path):
         return "eager"
-    return path if _module(path).covers(format, x, axis) else "eager"
+    return path if _module(path, task).covers(format, x, axis) else "eager"
 
 
 def path_of_device(device: str) -> str:
@@ -82,11 +130,15 @@ def has_compiler(path: str) -> bool:
     return is_there
 
 
-def _require_possible(asked: str, x: Tensor, format: Format, axis: int) -> None:
+def _require_possible(asked: str, x: Tensor, format: Format, axis: int, task: Task) -> None:
     if asked not in PATHS:
         raise FormatError(f"{VARIABLE} must be one of {', '.join(PATHS)}, not {asked!r}")
     if asked == "eager":
         return
+    if asked not in MODULES[task]:
+        raise FormatError(
+            f"{VARIABLE}={asked} neither encodes nor decodes: unset {VARIABLE}, and eager does"
+        )
     device = x.device.type
     is_interpreted = asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if path_of_device(device) != asked and not (is_interpreted and device == "cpu"):
@@ -100,13 +152,13 @@ def _require_possible(asked: str, x: Tensor, format: Format, axis: int) -> None:
             f"{VARIABLE}={asked} needs the package {COMPILERS[asked]}, which is not installed: "
             f"install it, or unset {VARIABLE}"
         )
-    if not _module(asked).covers(format, x, axis):
+    if not _module(asked, task).covers(format, x, axis):
         raise FormatError(
             f"{VARIABLE}={asked} does not cover {format} for a {x.dtype} tensor of shape "
             f"{tuple(x.shape)} along axis {axis}: unset {VARIABLE}, and eager takes it"
         )
 
 
-@lru_cache(maxsize=len(PATHS))
-def _module(path: str) -> Path:
-    return cast(Path, importlib.import_module(f"mpq.kernels.{path}"))
+@lru_cache(maxsize=2 * len(PATHS))
+def _module(path: str, task: Task) -> Path:
+    return cast(Path, importlib.import_module(f"mpq.kernels.{MODULES[task][path]}"))

@@ -138,7 +138,8 @@ def _scales_above(x: Tensor, scale: NestedScale, axis: int) -> NDArray[np.float3
     peaks = torch.zeros(1, 1)
     if scale.absmax is None and scale.per_row and x.dim():
         # Two reductions: along an axis, the one that finds both takes five times as long.
-        peaks = torch.maximum(x.amax(axis), -x.amin(axis)).float()
+        # The magnitude, since of zeros -0 may come out, and under it signs would turn.
+        peaks = torch.maximum(x.amax(axis), -x.amin(axis)).float().abs()
     elif scale.absmax is None:
         peaks = torch.stack(torch.aminmax(x)).float().abs().amax()
     if not math.isfinite(float(peaks.amax())):

@@ -100,10 +100,13 @@ def _write(out: Tensor, values: Tensor, element: Element, scales: Scales) -> Non
 def saturate(values: Tensor, element: Element, unit: Tensor, dtype: torch.dtype) -> None:
     """Bounds values, in place, to the largest whose product with the unit the dtype holds."""
     bounds = (largest_held(dtype) / unit.double()).nan_to_num_(nan=math.inf)
-    lowest = truncate_to_element(bounds, element, negative=True).neg_().to(values.dtype)
-    values.clamp_(lowest, truncate_to_element(bounds, element).to(values.dtype))
-    if not has_negative_zero(element):
-        values.add_(0.0)
+    largest = truncate_to_element(bounds, element).to(values.dtype)
+    if has_negative_zero(element):
+        # Of two zeros torch's clamp gives one or the other, as the strides happen to be.
+        torch.copysign(torch.minimum(values.abs(), largest), values, out=values)
+    else:
+        lowest = truncate_to_element(bounds, element, negative=True).neg_().to(values.dtype)
+        values.clamp_(lowest, largest).add_(0.0)
 
 
 def quantize_alone(x: Tensor, format: Format) -> Tensor:

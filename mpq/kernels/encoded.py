@@ -138,7 +138,7 @@ def _fraction(format: Format) -> int:
 def _stored_scales(scales: Scales, format: Format) -> Tensor | None:
     match format.scale:
         case SharedExponent(width=width):
-            stored = exponents_of(scales.unit) - _unit_exponent(format)
+            stored = exponents_of(scales.unit) - unit_exponent(format)
             return _packed(stored, width)
         case NestedScale() if scales.stored is not None:
             return _packed(codes_of(scales.stored, BLOCK_SCALE), BLOCK_SCALE.width)
@@ -151,17 +151,28 @@ def _stored_units(encoded: Encoded, layout: Layout) -> Tensor:
     dtype = arithmetic_dtype(encoded.dtype)
     if isinstance(scale, FloatScale) and scale.absmax is not None:
         return calibrated_unit(element, scale, torch.empty(0, dtype=dtype))
-    if encoded.scales is None:
-        raise TypeError(f"{encoded.format} stores scales, and this has none")
+    scales = part_of(encoded, "scales")
     if isinstance(scale, FloatScale):
-        return encoded.scales.to(dtype)[:, None]
-    stored = _unpacked(encoded.scales, encoded.format.block_bits, encoded.num_blocks)[:, None]
+        return scales.to(dtype)[:, None]
+    stored = _unpacked(scales, encoded.format.block_bits, encoded.num_blocks)[:, None]
     if isinstance(scale, SharedExponent):
-        return powers_of_two(stored + _unit_exponent(encoded.format), FLOAT64)
+        return powers_of_two(stored + unit_exponent(encoded.format), FLOAT64)
     return values_of(stored, BLOCK_SCALE).to(dtype) * _tensor_scales(encoded, layout, dtype)
 
 
-def _unit_exponent(format: Format) -> int:
+def part_of(encoded: Encoded, name: str) -> Tensor:
+    """The scales, zero points or tensor scales, which the format stores.
+
+    Raises:
+        TypeError: They are missing.
+    """
+    part: Tensor | None = getattr(encoded, name)
+    if part is None:
+        raise TypeError(f"{encoded.format} stores {name}, and this has none")
+    return part
+
+
+def unit_exponent(format: Format) -> int:
     """The exponent of a block's unit whose stored exponent is code 0."""
     element, scale = format.element, format.scale
     if not isinstance(scale, SharedExponent) or isinstance(element, TableElement):
@@ -171,11 +182,10 @@ def _unit_exponent(format: Format) -> int:
 
 def _tensor_scales(encoded: Encoded, layout: Layout, dtype: torch.dtype) -> Tensor:
     scale = encoded.format.scale
-    above = encoded.tensor_scales
     if isinstance(scale, NestedScale) and scale.absmax is not None:
-        above = scale_above(torch.zeros(1), scale)
-    if above is None:
-        raise TypeError(f"{encoded.format} stores a scale for the tensor, and this has none")
+        above = scale_above(torch.zeros(1, device=encoded.codes.device), scale)
+    else:
+        above = part_of(encoded, "tensor_scales")
     if above.numel() > 1:
         above = above.repeat_interleave(layout.blocks_per_row)
     return above.to(dtype)[:, None]

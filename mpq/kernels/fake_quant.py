@@ -9,8 +9,8 @@ from mpq.errors import FormatError
 from mpq.formats.block import positive_axis
 from mpq.formats.format import Format
 from mpq.formats.zoo import parse_format
-from mpq.kernels.choice import fake_quantize
-from mpq.kernels.encoded import Encoded, decode_blocks, encode_blocks
+from mpq.kernels.choice import decode_blocks, encode_blocks, fake_quantize
+from mpq.kernels.encoded import Encoded
 
 __all__ = ["Encoded", "decode", "encode", "quantize"]
 

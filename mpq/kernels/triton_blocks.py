@@ -7,21 +7,20 @@ import triton
 import triton.language as tl
 
 from mpq.kernels.triton_memory import offsets, place, read, write
-from mpq.kernels.triton_rounding import bits_of, round_asymmetric, round_to_element
+from mpq.kernels.triton_rounding import round_alone, round_asymmetric, round_to_element
 from mpq.kernels.triton_scaling import (
     INFINITY,
     are_safe,
-    asymmetric_unit,
-    divisor,
+    asymmetric_units,
     extremes,
-    least_error,
-    nested_unit,
+    float_units,
+    in_units,
     peak_bits,
     poisoned,
     power_units,
+    powers_peaks,
     saturated,
-    symmetric_unit,
-    zero_points,
+    units_in_float64,
 )
 
 
@@ -31,13 +30,10 @@ def quantize_alone(
 ):
     """Values of elements without a stored scale."""
     outer, inner, row, column, is_there, _, _, _ = place(count, extents, tile)
-    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)
-    scaled = values * facts.inverse
-    if facts.rounding.wide:
-        scaled = scaled.to(tl.float64)
-    rounded = round_to_element(scaled, facts.rounding).to(tl.float32) * facts.unit
+    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
+    rounded = round_alone(values, facts).to(tl.float32) * facts.unit
     result = poisoned(rounded, values.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile)
+    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile.dtype)
 
 
 @triton.jit
@@ -48,7 +44,7 @@ def find_peaks(x, peaks, count, extents, strides, facts: tl.constexpr, tile: tl.
     shape; with `finite` the largest magnitude is that of the finite values.
     """
     outer, inner, row, column, is_there, line, across, is_block = place(count, extents, tile)
-    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)
+    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
     at = peaks + line.to(tl.int64) * extents[0] + across
     if facts.finite:
         values = tl.where((values.to(tl.int32, bitcast=True) & INFINITY) < INFINITY, values, 0.0)
@@ -65,11 +61,8 @@ def quantize_powers(
 ):
     """Values of blocks with a shared exponent. `given`: the bits of each row's peak, if asked."""
     outer, inner, row, column, is_there, line, _, is_block = place(count, extents, tile)
-    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)
-    if facts.is_given:
-        peaks = tl.load(given + line * facts.per_row, mask=is_block, other=0)
-    else:
-        peaks = peak_bits(values)
+    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
+    peaks = powers_peaks(values, given, line, is_block, facts)
     if facts.powers.always_wide:
         result = _powers_in_float64(values, peaks, facts, tile)
     elif are_safe(peaks, facts.powers):
@@ -79,18 +72,13 @@ def quantize_powers(
     else:
         result = _powers_in_float64(values, peaks, facts, tile)
     result = poisoned(result, peaks)
-    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile)
+    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile.dtype)
 
 
 @triton.jit
 def _powers_in_float64(values, peaks, facts: tl.constexpr, tile: tl.constexpr):
-    wide = values.to(tl.float64)
-    wide_peaks = bits_of(peaks.to(tl.float32, bitcast=True).to(tl.float64), True)
-    if facts.least_error:
-        unit, inverse = least_error(wide, wide_peaks, facts.powers.double, facts.double, tile)
-    else:
-        unit, inverse = power_units(wide_peaks, facts.powers.double[0], True)
-    rounded = round_to_element(wide * inverse, facts.double)
+    unit, inverse = units_in_float64(values, peaks, facts, tile)
+    rounded = round_to_element(values.to(tl.float64) * inverse, facts.double)
     return (saturated(rounded, unit, facts.held) * unit).to(tl.float32)
 
 
@@ -98,51 +86,23 @@ def _powers_in_float64(values, peaks, facts: tl.constexpr, tile: tl.constexpr):
 def quantize_floats(
     x, out, given, count, extents, strides, out_strides, facts: tl.constexpr, tile: tl.constexpr
 ):
-    """Values of blocks with a float scale.
-
-    `given` holds, by `facts.source`: nothing (`block`); the bits of each row's peak (`row`); the
-    unit of all (`unit`); the scale above each row's blocks (`nested`).
-    """
+    """Values of blocks with a float scale. `given` as in `float_units`."""
     outer, inner, row, column, is_there, line, _, is_block = place(count, extents, tile)
-    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)
-    peaks = peak_bits(values)
-    if facts.source == "unit":
-        unit = tl.load(given + line * 0, mask=is_block, other=0.0)
-        peaks = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # each poisons itself alone
-    elif facts.source == "nested":
-        above = tl.load(given + line * facts.per_row, mask=is_block, other=0.0)
-        unit = nested_unit(peaks, above, facts.stored, facts.block_scale)
-    else:
-        if facts.source == "row":
-            peaks = tl.load(given + line * facts.per_row, mask=is_block, other=0)
-        unit = symmetric_unit(peaks, facts.stored)
-    scaled = tl.div_rn(values, tl.broadcast_to(divisor(unit), values.shape))
-    rounded = round_to_element(scaled, facts.rounding)
+    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
+    _, unit, peaks = float_units(values, given, line, is_block, facts)
+    rounded = round_to_element(in_units(values, unit), facts.rounding)
     result = poisoned(saturated(rounded, unit, facts.held) * unit, peaks)
-    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile)
+    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile.dtype)
 
 
 @triton.jit
 def quantize_asymmetric(
     x, out, given, count, extents, strides, out_strides, facts: tl.constexpr, tile: tl.constexpr
 ):
-    """Values of blocks with a float scale and a zero point.
-
-    `given`, if asked: of each row the bits of its peak, its lowest value and its highest.
-    """
+    """Values of blocks with a float scale and a zero point. `given` as in `asymmetric_units`."""
     outer, inner, row, column, is_there, line, _, is_block = place(count, extents, tile)
-    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile)
-    if facts.source == "row":
-        at = given + line * facts.per_row * 3
-        peaks = tl.load(at, mask=is_block, other=0)
-        low = tl.load(at + 1, mask=is_block, other=0).to(tl.float32, bitcast=True)
-        high = tl.load(at + 2, mask=is_block, other=0).to(tl.float32, bitcast=True)
-    else:
-        peaks = peak_bits(values)
-        low, high = extremes(values)
-    unit = asymmetric_unit(low, high, facts.stored, facts.rounding)
-    zero_point = zero_points(low, divisor(unit), facts.rounding)
-    scaled = tl.div_rn(values, tl.broadcast_to(divisor(unit), values.shape))
-    rounded = round_asymmetric(scaled, zero_point, facts.rounding)
+    values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
+    unit, zero_point, peaks = asymmetric_units(values, given, line, is_block, facts)
+    rounded = round_asymmetric(in_units(values, unit), zero_point, facts.rounding)
     result = poisoned(saturated(rounded, unit, facts.held) * unit, peaks)
-    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile)
+    write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile.dtype)

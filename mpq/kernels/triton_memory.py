@@ -34,24 +34,35 @@ def offsets(outer, inner, row, column, strides):
 
 
 @triton.jit
-def read(x, at, is_there, tile: tl.constexpr):
+def number(line, across, extents, shared: tl.constexpr):
+    """Which of the stored scales is that of each block of a tile, or of its row, or of all."""
+    if shared == "block":
+        return line.to(tl.int64) * extents[0] + across
+    elif shared == "row":
+        return line.to(tl.int64)
+    else:
+        return line.to(tl.int64) * 0
+
+
+@triton.jit
+def read(x, at, is_there, dtype: tl.constexpr):
     """Values as float32; 0 where none is. bfloat16 comes as int16, the upper half of float32."""
     raw = tl.load(x + at, mask=is_there, other=0)
-    if tile.dtype == "bf16":
+    if dtype == "bf16":
         return (raw.to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
         return raw.to(tl.float32)
 
 
 @triton.jit
-def write(out, at, is_there, values, tile: tl.constexpr):
+def write(out, at, is_there, values, dtype: tl.constexpr):
     """Stores values, rounded to float32 and then to the dtype."""
     values = values.to(tl.float32)
-    if tile.dtype == "bf16":
+    if dtype == "bf16":
         bits = round_bfloat16(values).to(tl.int32, bitcast=True)
         bits = tl.where(values == values, bits, 0x7FC00000)  # noqa: PLR0124 (NaN differs)
         tl.store(out + at, (bits >> 16).to(tl.int16), mask=is_there)
-    elif tile.dtype == "fp16":
+    elif dtype == "fp16":
         tl.store(out + at, values.to(tl.float16), mask=is_there)
     else:
         tl.store(out + at, values, mask=is_there)

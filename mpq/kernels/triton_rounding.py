@@ -84,6 +84,15 @@ def round_to_element(x, facts: tl.constexpr):
 
 
 @triton.jit
+def round_alone(x, facts: tl.constexpr):
+    """The nearest values of an element without a stored scale, in its units."""
+    scaled = x * facts.inverse
+    if facts.rounding.wide:
+        scaled = scaled.to(tl.float64)
+    return round_to_element(scaled, facts.rounding)
+
+
+@triton.jit
 def round_asymmetric(x, zero_point, facts: tl.constexpr):
     """The nearest values of an asymmetric integer, less its zero point."""
     rounded = round_half_even(x, facts)

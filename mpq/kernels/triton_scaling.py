@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from mpq.kernels.triton_rounding import (
+    bits_of,
     clamp,
     float_of,
     held_magnitude,
@@ -82,11 +83,60 @@ def symmetric_unit(peaks, facts: tl.constexpr):
 
 
 @triton.jit
-def nested_unit(peaks, above, facts: tl.constexpr, block_scale: tl.constexpr):
-    """The e4m3 scales of blocks times the float32 above them."""
+def nested_scale(peaks, above, facts: tl.constexpr, block_scale: tl.constexpr):
+    """The e4m3 scales of blocks under the float32 above them."""
     magnitudes = peaks.to(tl.float32, bitcast=True)
     wanted = tl.div_rn(tl.div_rn(magnitudes, facts.divisor), divisor(above))
-    return round_to_element(wanted, block_scale) * above
+    return round_to_element(wanted, block_scale)
+
+
+@triton.jit
+def float_units(values, given, line, is_block, facts: tl.constexpr):
+    """What is stored of each block's float scale, its unit, and the bits that poison values.
+
+    `given` holds, by `facts.source`: nothing (`block`); the bits of each row's peak (`row`); the
+    unit of all (`unit`); the scale above each row's blocks (`nested`).
+    """
+    if facts.source == "unit":
+        unit = tl.load(given + line * 0, mask=is_block, other=0.0)
+        # Each value poisons itself alone.
+        return unit, unit, values.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    elif facts.source == "nested":
+        peaks = peak_bits(values)
+        above = tl.load(given + line * facts.per_row, mask=is_block, other=0.0)
+        stored = nested_scale(peaks, above, facts.stored, facts.block_scale)
+        return stored, stored * above, peaks
+    else:
+        if facts.source == "row":
+            peaks = tl.load(given + line * facts.per_row, mask=is_block, other=0)
+        else:
+            peaks = peak_bits(values)
+        unit = symmetric_unit(peaks, facts.stored)
+        return unit, unit, peaks
+
+
+@triton.jit
+def asymmetric_units(values, given, line, is_block, facts: tl.constexpr):
+    """The stored unit of each block, its zero point, and the bits that poison values.
+
+    `given`, if asked: of each row the bits of its peak, its lowest value and its highest.
+    """
+    if facts.source == "row":
+        at = given + line * facts.per_row * 3
+        peaks = tl.load(at, mask=is_block, other=0)
+        low = tl.load(at + 1, mask=is_block, other=0).to(tl.float32, bitcast=True)
+        high = tl.load(at + 2, mask=is_block, other=0).to(tl.float32, bitcast=True)
+    else:
+        peaks = peak_bits(values)
+        low, high = extremes(values)
+    unit = asymmetric_unit(low, high, facts.stored, facts.rounding)
+    return unit, zero_points(low, divisor(unit), facts.rounding), peaks
+
+
+@triton.jit
+def in_units(values, unit):
+    """Values divided by their block's unit."""
+    return tl.div_rn(values, tl.broadcast_to(divisor(unit), values.shape))
 
 
 @triton.jit
@@ -165,3 +215,23 @@ def are_safe(peaks, facts: tl.constexpr):
     if not facts.zeros_matter:
         lowest = tl.where(peaks == 0, INFINITY, peaks)  # any scale gives zeros their zeros
     return (tl.min(lowest) >= facts.lowest_safe) & (tl.max(peaks) <= facts.highest_safe)
+
+
+@triton.jit
+def powers_peaks(values, given, line, is_block, facts: tl.constexpr):
+    """The bits of each block's peak: its own, or what is given of its row, if asked."""
+    if facts.is_given:
+        return tl.load(given + line * facts.per_row, mask=is_block, other=0)
+    else:
+        return peak_bits(values)
+
+
+@triton.jit
+def units_in_float64(values, peaks, facts: tl.constexpr, tile: tl.constexpr):
+    """Units of blocks with a shared exponent and their inverses, in float64."""
+    wide_peaks = bits_of(peaks.to(tl.float32, bitcast=True).to(tl.float64), True)
+    if facts.least_error:
+        wide = values.to(tl.float64)
+        return least_error(wide, wide_peaks, facts.powers.double, facts.double, tile)
+    else:
+        return power_units(wide_peaks, facts.powers.double[0], True)

@@ -11,7 +11,7 @@ from mpq.errors import FormatError
 from mpq.formats.zoo import parse_format
 from mpq.kernels import choice
 from mpq.kernels.choice import choose, fake_quantize, has_compiler, path_of_device
-from mpq.kernels.fake_quant import quantize
+from mpq.kernels.fake_quant import decode, encode, quantize
 
 BFP4 = parse_format("bfp4")
 
@@ -100,6 +100,30 @@ def test_triton_interprets_on_the_cpu_where_both_variables_ask_for_it(monkeypatc
         assert quantize(x, "bfp4").tolist() == [1.0, 0.25, -0.0, 0.0]
     with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):
         quantize(x.double(), "bfp4")
+
+
+def test_codes_are_eager_but_for_triton(monkeypatch):
+    compiler_is_there(monkeypatch, "cpu", "triton")
+    x = torch.ones(2, 32)
+    assert choose(x, BFP4, -1) == "cpu"
+    assert choose(x, BFP4, -1, "code") == "eager"
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    with pytest.raises(FormatError, match="=cpu neither encodes nor decodes: unset MPQ_KERNEL"):
+        encode(x, "bfp4")
+    monkeypatch.setenv("MPQ_KERNEL", "eager")
+    encoded = encode(x, "bfp4")
+    monkeypatch.setenv("MPQ_KERNEL", "fast")
+    with pytest.raises(FormatError, match="must be one of eager, cpu, triton, not 'fast'"):
+        decode(encoded)
+    monkeypatch.setenv("MPQ_KERNEL", "triton")
+    with pytest.raises(FormatError, match=r"needs a tensor on a CUDA device .*, not on cpu"):
+        decode(encoded)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose(x, BFP4, -1, "code") == "triton"
+    with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):
+        decode(encoded, torch.float64)
+    with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):
+        encode(x.double(), "bfp4")
 
 
 def test_no_compiler_is_imported_before_a_path_needs_it():

@@ -89,3 +89,13 @@ def test_decoding_reads_nothing_but_what_is_stored():
     )
     once = decode_blocks(encoded, torch.float32)
     assert torch.equal(decode_blocks(twice, torch.float32), once * 2)
+
+
+@pytest.mark.parametrize("text", ["bfp4-token", "fp8-e5m2-token"])
+def test_a_zero_keeps_its_sign_where_the_dtype_holds_no_step(text):
+    x = torch.tensor([[-1.0, -0.0, 0.0, 2e38]]).repeat(9, 1).T
+    for axis, values in ((0, x), (1, x.T)):
+        encoded = encode_blocks(values.contiguous(), parse_format(text), axis)
+        got = decode_blocks(encoded, torch.float16)
+        assert (got == 0).all()
+        assert torch.equal(torch.signbit(got), torch.signbit(values))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mpq.formats.zoo import examples, parse_format
-from mpq.kernels import eager, triton_tiles
+from mpq.kernels import eager, triton_launch, triton_tiles
 from mpq.kernels import triton as kernels
 from tests.contracts.tensors import adversarial
 from tests.contracts.zoo import ALL
@@ -117,28 +117,12 @@ def test_strides_do_not_show(text):
 def test_rows_longer_than_a_program_holds_take_two_passes(text, monkeypatch):
     monkeypatch.setattr(triton_tiles, "TILE", 128)
     monkeypatch.setattr(triton_tiles, "STRIDED", 16)
-    monkeypatch.setattr(kernels, "LARGEST_BLOCK", 64)
-    monkeypatch.setattr(kernels, "LONGEST_STRIDED", 16)
+    monkeypatch.setattr(triton_launch, "LARGEST_BLOCK", 64)
+    monkeypatch.setattr(triton_launch, "LONGEST_STRIDED", 16)
     x = torch.randn(3, 150, generator=torch.Generator().manual_seed(2)) * 2.0**30
     assert_bits(x, text)
     x[1, 40] = INF
     assert_bits(x[:, 40:90].T.contiguous(), text, 0)
-
-
-def test_what_is_left_to_eager():
-    x = torch.ones(4, 40000)
-    for text in ("bfp4", "int4", "int4a", "int8-tensor", "nvfp4-token", "int4(block=128x128)"):
-        assert kernels.covers(parse_format(text), x, -1)
-    assert not kernels.covers(parse_format("bfp4"), x.double(), -1)
-    assert not kernels.covers(parse_format("int4-g32768"), x, -1)
-    assert not kernels.covers(parse_format("bfp4(block=4x8192)"), x, -1)
-    assert not kernels.covers(parse_format("bfp4-token(scale_rule=mse)"), x, -1)
-    assert kernels.covers(parse_format("bfp4-token(scale_rule=mse)"), x, 0)
-    assert not kernels.covers(parse_format("bfp4-tensor(scale_rule=mse)"), x[:, :4], -1)
-    many = torch.empty(2**16, 2**16, dtype=torch.half, device="meta")
-    assert kernels.covers(parse_format("bfp4"), many, -1)
-    assert not kernels.covers(parse_format("fp8-e4m3"), many, -1)
-    assert not kernels.covers(parse_format("int4-g1"), many, -1)
 
 
 def test_where_a_format_keeps_every_value_the_tensor_comes_back():

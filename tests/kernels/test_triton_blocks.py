@@ -27,17 +27,30 @@ CASES = [
 ]
 """Each kind of element under each kind of scale, each dtype, each way to a scale."""
 
+CODES = [
+    *("fixed8.4/float32/-1", "log8/bfloat16/-1", "minifloat-e8m3/float32/-1", "bf16/float16/-1"),
+    *("bfp5/bfloat16/0", "bl8/float32/-1", "mxfp8-e5m2/float16/-1", "bfp4(exponent=5)/float32/0"),
+    *("bfp4(scale_rule=mse)/float32/-1", "int4-g64-sf16/bfloat16/0", "nf4-g64/float32/-1"),
+    *("int8-tensor(absmax=2.0)/float16/-1", "int5a-g64/bfloat16/-1", "nvfp4/bfloat16/-1"),
+]
+"""The same, but for kernels that encode and decode."""
 
 FEW = ["bfp4/bfloat16/0", "log8/bfloat16/-1", "nf4-g64/float32/-1", "int4a-tensor/float32/-1"]
 """One for each kernel."""
+
+
+def coded(cases: list[str]) -> list[str]:
+    """The cases, but of the kernels that encode and decode."""
+    return [f"{case}/codes" for case in cases]
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    cases = ["80", *CASES, *coded(CODES), "90", *FEW, *coded(FEW)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.triton_ptx", "80", *CASES, "90", *FEW],
+        [sys.executable, "-m", "tests.kernels.triton_ptx", *cases],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -47,7 +60,8 @@ def kernels(tmp_path_factory):
 def test_every_kernel_compiles_for_ampere_and_hopper(kernels):
     assert {kernel["kernel"] for kernel in kernels} == {
         *("quantize_alone", "quantize_powers", "quantize_floats", "quantize_asymmetric"),
-        "find_peaks",
+        *("encode_alone", "encode_powers", "encode_floats", "encode_asymmetric"),
+        *("decode_alone", "decode_powers", "decode_floats", "find_peaks", "pack"),
     }
     targets = {"".join(kernel["target"]) for kernel in kernels}
     assert targets == {"sm_80", "sm_90a"}

@@ -16,9 +16,9 @@ from mpq.kernels import triton_memory  # noqa: E402
 def copy_kernel(x, out, count, extents, strides, out_strides, tile: tl.constexpr):
     outer, inner, row, column, is_there, _, _, _ = triton_memory.place(count, extents, tile)
     at = triton_memory.offsets(outer, inner, row, column, strides)
-    values = triton_memory.read(x, at, is_there, tile)
+    values = triton_memory.read(x, at, is_there, tile.dtype)
     at = triton_memory.offsets(outer, inner, row, column, out_strides)
-    triton_memory.write(out, at, is_there, values, tile)
+    triton_memory.write(out, at, is_there, values, tile.dtype)
 
 
 def copied(x: torch.Tensor, axis: int, rows: int, columns: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Compiles kernels for GPUs that need not be there, and prints what their PTX holds, as JSON.
 
 Run in a process of its own, where Triton does not interpret as it does in the tests:
-`python -m tests.kernels.triton_ptx 80 bfp4/float32/-1 int4/bfloat16/0 90 bfp4/float32/-1`. What is
+`python -m tests.kernels.triton_ptx 80 bfp4/float32/-1 int4/bfloat16/0 90 bfp4/float32/-1/codes`;
+`codes` asks for the kernels that encode and decode instead of those that fake-quantise. What is
 compiled is what `mpq.kernels.triton` launches, arguments and all; only the launch is left out.
 """
 
@@ -19,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 
 from mpq.formats.zoo import parse_format
 from mpq.kernels.triton import covers, fake_quantize
+from mpq.kernels.triton_encoded import decode_blocks, encode_blocks
 
 SHAPE = (48, 320)
 INSTRUCTION = re.compile(r"^\s+(?:@\S+ )?([a-z]\w*(?:\.\w+)+)", re.MULTILINE)
@@ -42,7 +44,7 @@ class AbsentGpu:
 
 def compiled(case: str) -> list[dict[str, Any]]:
     """What each kernel that a format launches became."""
-    text, dtype, axis = case.split("/")
+    text, dtype, axis, *task = case.split("/")
     found = []
 
     def compile_only(kernel: Any, grid: tuple[int]) -> Any:
@@ -64,7 +66,10 @@ def compiled(case: str) -> list[dict[str, Any]]:
     triton.runtime.jit.JITFunction.__getitem__ = compile_only
     x = torch.ones(SHAPE, dtype=getattr(torch, dtype))
     assert covers(parse_format(text), x, int(axis)), case
-    fake_quantize(x, parse_format(text), int(axis))
+    if task:
+        decode_blocks(encode_blocks(x, parse_format(text), int(axis)), x.dtype)
+    else:
+        fake_quantize(x, parse_format(text), int(axis))
     return found
 
 
