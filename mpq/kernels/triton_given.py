@@ -92,7 +92,8 @@ def _peaks(x: Tensor, at: int | None, facts: Peaks) -> list[Tensor]:
 
     grid = Grid.of(x, x, at)
     kinds = 3 if facts.extremes else 1
-    found = torch.empty(kinds, grid.rows_in_all, grid.extents[0], dtype=torch.int32).to(x.device)
+    size = (kinds, grid.rows_in_all, grid.extents[0])
+    found = torch.empty(size, dtype=torch.int32, device=x.device)
     launch(find_peaks, (x, found), grid, (grid.strides,), facts)
     peaks = found if at is not None else found.flatten(1)[:, None]
     if not facts.extremes:

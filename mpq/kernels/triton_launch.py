@@ -22,7 +22,7 @@ from mpq.kernels.triton_tiles import (
 )
 
 MOST_BLOCKS = 2**31 - 2**16
-"""Blocks that are numbered in 32 bits, a tile beyond the last included."""
+"""Blocks, or places along an axis, numbered in 32 bits, a tile beyond the last included."""
 
 LONGEST_STRIDED = 128
 """Values of a row that a program reads at once where they lie apart in memory."""
@@ -32,15 +32,19 @@ def covers(format: Format, x: Tensor, axis: int) -> bool:
     """Whether the kernels take a tensor; eager takes the others.
 
     Those are: float64, which is computed in float64 from end to end; tensors of more than
-    `MOST_BLOCKS`; blocks of more values than a program holds, but for whole rows and tensors; and
-    of these the rule `mse`, whose errors are summed in an order that pieces would not keep.
+    `MOST_BLOCKS`, or longer than that; blocks of more values than a program holds, but for whole
+    rows and tensors; and of these the rule `mse`, whose errors are summed in an order that pieces
+    would not keep.
     """
-    if x.dtype not in DTYPE_NAMES:
+    shape = tuple(x.shape)
+    if x.dtype not in DTYPE_NAMES or max(shape, default=1) >= MOST_BLOCKS:
         return False
     if in_pieces(format, x, axis):
         return x.numel() < MOST_BLOCKS and not _takes_least_error(format)
-    rows, columns = block_size(format.block or TENSOR, tuple(x.shape), axis)
-    return rows * columns <= LARGEST_BLOCK and x.numel() // columns < MOST_BLOCKS
+    rows, columns = block_size(format.block or TENSOR, shape, axis)
+    length = shape[axis] if shape else 1
+    blocks = x.numel() // length * -(-length // columns)
+    return rows * columns <= LARGEST_BLOCK and blocks < MOST_BLOCKS
 
 
 def seen(x: Tensor, format: Format, at: int) -> Tensor:

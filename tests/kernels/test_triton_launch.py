@@ -22,6 +22,14 @@ def test_what_is_left_to_eager():
     assert not covers(parse_format("int4-g1"), many, -1)
 
 
+def test_what_32_bits_do_not_number_is_left_to_eager():
+    longest = torch.empty(2**31 + 16, dtype=torch.half, device="meta")
+    assert not covers(parse_format("bfp4"), longest, -1)
+    short = torch.empty(2**30 + 2**27, 17, dtype=torch.half, device="meta")  # two blocks a row
+    assert not covers(parse_format("bfp4"), short, -1)
+    assert covers(parse_format("bfp4"), short[: 2**29], -1)
+
+
 def test_what_four_strides_do_not_reach_is_copied():
     named = parse_format("bfp4")
     heads = torch.randn(2, 6, 5, 8).transpose(1, 2)
