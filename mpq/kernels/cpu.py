@@ -8,7 +8,7 @@ those of `mpq.kernels.eager`.
 
 import dataclasses
 import math
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -159,12 +159,11 @@ def _quantize_tiles(x: Tensor, out: Tensor, place: Place, numbers: Numbers) -> N
     def take(share: int) -> None:
         quantize_tiles(*seen, Room.of(place), numbers, (bounds[share], bounds[share + 1]))
 
-    others = [threading.Thread(target=take, args=(share,)) for share in range(1, shares)]
-    for thread in others:
-        thread.start()
-    take(0)
-    for thread in others:
-        thread.join()
+    with ThreadPoolExecutor(shares) as threads:
+        others = [threads.submit(take, share) for share in range(1, shares)]
+        take(0)
+        for other in others:
+            other.result()  # raises what the share raised: its tiles were not written
     return np.flatnonzero(left)
 
 

@@ -90,3 +90,17 @@ def test_the_input_is_left_alone_and_gradients_stay_outside():
         out = cpu.fake_quantize(x, parse_format("bfp4"), -1)
     assert not out.requires_grad
     assert torch.equal(x.detach(), before)
+
+
+@needs_numba
+def test_a_fault_in_any_thread_is_raised(monkeypatch):
+    from mpq.kernels import cpu_loops
+
+    def run_out(*arguments):
+        if arguments[-1][0] > 0:
+            raise MemoryError("no room for this share")
+
+    monkeypatch.setattr(cpu_loops, "quantize_tiles", run_out)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(MemoryError, match="no room for this share"):
+        cpu.fake_quantize(torch.randn(512, 512), parse_format("bfp4"), -1)
