@@ -6,6 +6,7 @@ torch's is.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
@@ -16,6 +17,8 @@ import numpy as np
 from numba import types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
+
+_log = logging.getLogger(__name__)
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -31,9 +34,19 @@ def compiled(loop: Loop) -> Loop:
 
 
 def entered(loop: Loop) -> Loop:
-    """The function for Python, compiled for each kind of arguments, once and kept on disk."""
+    """The function for Python, compiled for each kind of arguments, once and kept on disk.
+
+    Where numba finds no folder to write to, each process compiles anew, and says so.
+    """
     function = numba.njit(loop, **OPTIONS)
-    function._cache = KindsOnDisk(loop)
+    try:
+        function._cache = KindsOnDisk(loop)
+    except RuntimeError as fault:
+        _log.warning(
+            "the loops of fake quantisation are compiled anew in every process: %s. Set "
+            "NUMBA_CACHE_DIR to a folder that can be written to",
+            fault,
+        )
     return function  # type: ignore[no-any-return]
 
 
@@ -47,6 +60,9 @@ class KindsOnDisk:
 
     Attributes:
         cache_path: The folder.
+
+    Raises:
+        RuntimeError: numba finds no folder to write to.
     """
 
     def __init__(self, loop: Callable[..., Any]) -> None:

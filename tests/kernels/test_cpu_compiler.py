@@ -1,5 +1,6 @@
 """What compiled code needs of Python: bits of floats, and a name that changes with the sources."""
 
+import logging
 import subprocess
 import sys
 
@@ -70,3 +71,14 @@ def test_a_second_process_finds_a_loop_on_disk(folder):
     command = [sys.executable, "-c", f"import runpy; runpy.run_path({str(program)!r})"]
     hits = [subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout for _ in range(2)]
     assert [int(count) for count in hits] == [0, 1]
+
+
+def test_without_a_folder_to_write_to_loops_are_compiled_with_one_notice(monkeypatch, caplog):
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with caplog.at_level(logging.WARNING):
+        loop = entered(add_one)
+    assert (loop(1), loop(1.5)) == (2, 2.5)
+    (notice,) = caplog.messages
+    assert notice.startswith("the loops of fake quantisation are compiled anew in every process")
+    assert "no locator available" in notice
+    assert "NUMBA_CACHE_DIR" in notice
