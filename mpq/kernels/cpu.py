@@ -31,12 +31,18 @@ from mpq.kernels.cpu_scales import (
     nested_numbers,
     shared_numbers,
 )
-from mpq.kernels.cpu_tiles import TILE, Across, Place, Room, place_of, tile_across, tile_along
+from mpq.kernels.cpu_tiles import (
+    LARGEST_BLOCK,
+    TILE,
+    Across,
+    Place,
+    Room,
+    place_of,
+    tile_across,
+    tile_along,
+)
 from mpq.kernels.rounding import fits_float32
 from mpq.kernels.scaling import choose_scales, scale_above
-
-LARGEST_BLOCK = 1 << 20
-"""Values of the largest block with a scale of its own that is taken: no cache holds a larger."""
 
 SHARE = 1 << 17
 """The fewest values for which a further thread is started."""
@@ -138,7 +144,7 @@ def _scales_above(x: Tensor, scale: NestedScale, axis: int) -> NDArray[np.float3
     peaks = torch.zeros(1, 1)
     if scale.absmax is None and scale.per_row and x.dim():
         # Two reductions: along an axis, the one that finds both takes five times as long.
-        peaks = torch.maximum(x.amax(axis), -x.amin(axis)).float()
+        peaks = torch.maximum(x.amax(axis), -x.amin(axis)).float().abs()
     elif scale.absmax is None:
         peaks = torch.stack(torch.aminmax(x)).float().abs().amax()
     if not math.isfinite(float(peaks.amax())):
