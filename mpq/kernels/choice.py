@@ -7,7 +7,6 @@ imported on first use, for each of two tasks. One that fake-quantises has two fu
 """
 
 import importlib
-import importlib.util
 import logging
 import os
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mpq.errors import FormatError
 from mpq.formats.format import Format
@@ -104,12 +104,24 @@ def choose(x: Tensor, format: Format, axis: int, task: Task = "quantize") -> str
         _require_possible(asked, x, format, axis, task)
         return asked
     path = path_of_device(x.device.type)
-    # Subclasses of Tensor (fake, distributed) bring their own meaning, and a compiler that traces
-    # sees through torch alone: eager respects both.
-    is_plain = type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-    if path == "eager" or path not in MODULES[task] or not is_plain or not has_compiler(path):
+    if path == "eager" or path not in MODULES[task] or not is_plain(x):
         return "eager"
-    return path if _module(path, task).covers(format, x, axis) else "eager"
+    is_covered = _module(path, task).covers(format, x, axis)
+    return path if is_covered and has_compiler(path) else "eager"
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a compiled path may take the tensor's memory for its values.
+
+    Subclasses of Tensor (fake, distributed) bring their own meaning; what traces or transforms
+    (torch.compile, make_fx, vmap) sees through torch alone. Eager respects them all.
+    """
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not is_in_torch_dispatch_mode()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def path_of_device(device: str) -> str:
@@ -118,16 +130,28 @@ def path_of_device(device: str) -> str:
 
 
 @lru_cache(maxsize=len(PATHS))
-def has_compiler(path: str) -> bool:
-    """Whether a path's compiler is installed; says so once where it is not."""
+def compiler_fault(path: str) -> str:
+    """What keeps a path's compiler from use; empty where nothing does. Imports it."""
     package = COMPILERS[path]
-    is_there = importlib.util.find_spec(package) is not None
-    if not is_there:
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError) as fault:  # OSError: a shared library of it does not load
+        is_absent = isinstance(fault, ModuleNotFoundError) and fault.name == package
+        return "is not installed" if is_absent else f"does not import ({fault})"
+    return ""
+
+
+@lru_cache(maxsize=len(PATHS))
+def has_compiler(path: str) -> bool:
+    """Whether a path's compiler is there to use; says so once where it is not."""
+    fault = compiler_fault(path)
+    if fault:
         _log.warning(
-            "fake quantisation runs in eager torch, several times slower: %s is not installed",
-            package,
+            "fake quantisation runs in eager torch, several times slower: %s %s",
+            COMPILERS[path],
+            fault,
         )
-    return is_there
+    return not fault
 
 
 def _require_possible(asked: str, x: Tensor, format: Format, axis: int, task: Task) -> None:
@@ -147,10 +171,16 @@ def _require_possible(asked: str, x: Tensor, format: Format, axis: int, task: Ta
             f"{VARIABLE}={asked} needs a tensor on {wanted}, not on {device}: move it there, or "
             f"unset {VARIABLE}"
         )
+    if not is_plain(x):
+        raise FormatError(
+            f"{VARIABLE}={asked} needs a tensor whose memory holds its values, not a "
+            f"{type(x).__name__} or one that is traced or transformed: unset {VARIABLE}, and "
+            f"eager takes it"
+        )
     if not has_compiler(asked):
         raise FormatError(
-            f"{VARIABLE}={asked} needs the package {COMPILERS[asked]}, which is not installed: "
-            f"install it, or unset {VARIABLE}"
+            f"{VARIABLE}={asked} needs the package {COMPILERS[asked]}, which "
+            f"{compiler_fault(asked)}: install it, or unset {VARIABLE}"
         )
     if not _module(asked, task).covers(format, x, axis):
         raise FormatError(

@@ -8,7 +8,7 @@ those of `mpq.kernels.eager`.
 
 import dataclasses
 import math
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,18 @@ from mpq.kernels.cpu_scales import (
     nested_numbers,
     shared_numbers,
 )
-from mpq.kernels.cpu_tiles import TILE, Across, Place, Room, place_of, tile_across, tile_along
+from mpq.kernels.cpu_tiles import (
+    LARGEST_BLOCK,
+    TILE,
+    Across,
+    Place,
+    Room,
+    place_of,
+    tile_across,
+    tile_along,
+)
 from mpq.kernels.rounding import fits_float32
 from mpq.kernels.scaling import choose_scales, scale_above
-
-LARGEST_BLOCK = 1 << 20
-"""Values of the largest block with a scale of its own that is taken: no cache holds a larger."""
 
 SHARE = 1 << 17
 """The fewest values for which a further thread is started."""
@@ -160,12 +166,11 @@ def _quantize_tiles(x: Tensor, out: Tensor, place: Place, numbers: Numbers) -> N
     def take(share: int) -> None:
         quantize_tiles(*seen, Room.of(place), numbers, (bounds[share], bounds[share + 1]))
 
-    others = [threading.Thread(target=take, args=(share,)) for share in range(1, shares)]
-    for thread in others:
-        thread.start()
-    take(0)
-    for thread in others:
-        thread.join()
+    with ThreadPoolExecutor(shares) as threads:
+        others = [threads.submit(take, share) for share in range(1, shares)]
+        take(0)
+        for other in others:
+            other.result()  # raises what the share raised: its tiles were not written
     return np.flatnonzero(left)
 
 

@@ -6,14 +6,19 @@ torch's is.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
+
+_log = logging.getLogger(__name__)
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -29,13 +34,56 @@ def compiled(loop: Loop) -> Loop:
 
 
 def entered(loop: Loop) -> Loop:
-    """The function for Python to call, compiled on first call for each kind of arguments, on disk.
+    """The function for Python, compiled for each kind of arguments, once and kept on disk.
 
-    numba's cache looks at the file of a loop alone, and a change elsewhere would go unseen: so
-    the name, by which the cache finds it, holds a digest of every file that has a part in it.
+    Where numba finds no folder to write to, each process compiles anew, and says so.
     """
-    loop.__qualname__ = f"{loop.__name__}_{sources_digest()}"
-    return numba.njit(loop, cache=True, **OPTIONS)  # type: ignore[no-any-return]
+    function = numba.njit(loop, **OPTIONS)
+    try:
+        function._cache = KindsOnDisk(loop)
+    except RuntimeError as fault:
+        _log.warning(
+            "the loops of fake quantisation are compiled anew in every process: %s. Set "
+            "NUMBA_CACHE_DIR to a folder that can be written to",
+            fault,
+        )
+    return function  # type: ignore[no-any-return]
+
+
+class KindsOnDisk:
+    """What numba keeps of a loop on disk, each kind of arguments in files of its own.
+
+    numba numbers the kinds of a function in one index, which it reads and writes without a lock:
+    of two processes that compile different kinds at once, one would read the other's code. So the
+    name, by which numba finds its files, is made of all that tells kinds apart. It also holds a
+    digest of every file that has a part in the loop, for numba looks at the loop's own alone.
+
+    Attributes:
+        cache_path: The folder.
+
+    Raises:
+        RuntimeError: numba finds no folder to write to.
+    """
+
+    def __init__(self, loop: Callable[..., Any]) -> None:
+        self._loop = loop
+        self._sources = sources_digest()
+        self.cache_path: str = FunctionCache(loop).cache_path
+
+    def load_overload(self, kind: tuple[Any, ...], context: Any) -> Any:
+        """What was compiled for a kind of arguments; None where nothing was."""
+        return self._of(kind, context.codegen()).load_overload(kind, context)
+
+    def save_overload(self, kind: tuple[Any, ...], result: Any) -> None:
+        """Keeps what was compiled for a kind of arguments."""
+        self._of(kind, result.codegen).save_overload(kind, result)
+
+    def _of(self, kind: tuple[Any, ...], codegen: Any) -> Any:
+        told = f"{self._sources} {kind} {codegen.magic_tuple()} {numba.__version__}"
+        named = FunctionType(self._loop.__code__, self._loop.__globals__)
+        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        named.__qualname__ = f"{self._loop.__name__}_{digest}"
+        return FunctionCache(named)
 
 
 def sources_digest() -> str:

@@ -16,8 +16,14 @@ from mpq.formats.block import WHOLE, Block, positive_axis
 TILE = 1 << 12
 """Values of a tile along memory: 16 KiB of float32, so that its stages work in the L1 cache."""
 
+LARGEST_BLOCK = 1 << 20
+"""The most values of a tile, and so of a block: its scratch is 12 MiB, more than most caches."""
+
 LANES = (32, 512)
-"""The fewest and the most lanes of a tile across memory: runs that are worth their cache lines."""
+"""The fewest and the most lanes of a tile across memory: runs that are worth their cache lines.
+
+Blocks so long that the fewest would be more than `LARGEST_BLOCK` values take what lanes it allows.
+"""
 
 
 class Along(NamedTuple):
@@ -118,10 +124,10 @@ def place_of(shape: tuple[int, ...], axis: int, block: Block) -> Place:
     at = positive_axis(shape, axis)
     length = shape[at] if shape else 1
     outer, inner = math.prod(shape[:at]), math.prod(shape[at + 1 :])
-    size = length if block.columns == WHOLE else block.columns
+    size = length if block.columns == WHOLE else min(block.columns, length)
     if inner > 1:
-        size = min(size, length)
-        lanes = min(max(TILE // size, LANES[0]), LANES[1], inner)
+        most = max(1, min(LANES[1], inner, LARGEST_BLOCK // size))
+        lanes = min(max(TILE // size, LANES[0]), most)
         tiles = outer * math.ceil(length / size) * math.ceil(inner / lanes)
         return Across(length, inner, size, lanes, tiles, size * lanes)
     row = length

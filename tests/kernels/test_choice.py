@@ -1,11 +1,14 @@
 """Which path is taken, and what MPQ_KERNEL is refused."""
 
 import logging
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from mpq.errors import FormatError
 from mpq.formats.zoo import parse_format
@@ -24,6 +27,8 @@ def unset(monkeypatch):
 
 def compiler_is_there(monkeypatch, *paths: str) -> None:
     monkeypatch.setattr(choice, "has_compiler", lambda path: path in paths)
+    told = dict.fromkeys(paths, "")
+    monkeypatch.setattr(choice, "compiler_fault", lambda path: told.get(path, "is not installed"))
 
 
 def test_each_kind_of_device_has_its_fast_path():
@@ -41,20 +46,48 @@ def test_the_fast_path_is_taken_where_it_covers(monkeypatch):
     assert choose(x.to("meta"), BFP4, -1) == "eager"
 
 
-def test_without_a_compiler_eager_takes_over_with_one_notice(monkeypatch, caplog):
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda _: None)
-    has_compiler.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert [choose(torch.ones(2, 32), BFP4, -1) for _ in range(3)] == ["eager"] * 3
-        assert [record.message for record in caplog.records] == [
-            "fake quantisation runs in eager torch, several times slower: numba is not installed"
-        ]
-        monkeypatch.setenv("MPQ_KERNEL", "cpu")
-        with pytest.raises(FormatError, match="needs the package numba, which is not installed"):
-            quantize(torch.ones(2, 32), "bfp4")
-    finally:
-        has_compiler.cache_clear()
+@pytest.fixture
+def no_numba(monkeypatch):
+    """numba does not import, for a reason that the test gives."""
+
+    def fail(fault: Exception) -> None:
+        def import_module(name: str):
+            if name == "numba":
+                raise fault
+            return real(name)
+
+        real = choice.importlib.import_module
+        monkeypatch.setattr(choice.importlib, "import_module", import_module)
+
+    caches = (choice.compiler_fault, has_compiler)
+    for cache in caches:
+        cache.cache_clear()
+    yield fail
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (ModuleNotFoundError("No module named 'numba'", name="numba"), "is not installed"),
+        (ImportError("needs NumPy 2.3 or less"), "does not import (needs NumPy 2.3 or less)"),
+        (OSError("no libllvmlite.so"), "does not import (no libllvmlite.so)"),
+    ],
+)
+def test_without_a_compiler_eager_takes_over_with_one_notice(
+    monkeypatch, caplog, no_numba, fault, told
+):
+    no_numba(fault)
+    with caplog.at_level(logging.WARNING):
+        assert [choose(torch.ones(2, 32), BFP4, -1) for _ in range(3)] == ["eager"] * 3
+    assert caplog.messages == [
+        f"fake quantisation runs in eager torch, several times slower: numba {told}"
+    ]
+    assert quantize(torch.ones(2, 32), "bfp4").sum() == 64
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    with pytest.raises(FormatError, match=re.escape(f"needs the package numba, which {told}: ")):
+        quantize(torch.ones(2, 32), "bfp4")
 
 
 def test_the_variable_is_obeyed(monkeypatch):
@@ -82,6 +115,34 @@ def test_the_variable_is_refused_where_it_cannot_be_obeyed(monkeypatch):
         quantize(x.to("meta"), "bfp4")
     with pytest.raises(FormatError, match=r"does not cover bfp4\(scale_rule=mse\) for a torch.fl"):
         quantize(x, "bfp4(scale_rule=mse)")
+
+
+def traced(x):
+    return make_fx(lambda x: quantize(x, "log8"))(torch.zeros_like(x))(x)
+
+
+def mapped(x):
+    return torch.vmap(lambda row: quantize(row, "log8"))(x)
+
+
+@pytest.mark.parametrize("transformed", [traced, mapped])
+def test_what_traces_or_transforms_sees_eager(transformed, monkeypatch):
+    x = torch.randn(4, 32)
+    want = quantize(x, "log8")
+    assert torch.equal(transformed(x), want)
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    compiler_is_there(monkeypatch, "cpu")
+    with pytest.raises(FormatError, match="needs a tensor whose memory holds its values"):
+        transformed(x)
+
+
+def test_a_fake_tensor_is_eagers(monkeypatch):
+    compiler_is_there(monkeypatch, "cpu")
+    fake = FakeTensorMode().from_tensor(torch.ones(2, 32))
+    assert choose(fake, BFP4, -1) == "eager"
+    monkeypatch.setenv("MPQ_KERNEL", "cpu")
+    with pytest.raises(FormatError, match="holds its values, not a FakeTensor or one that is tra"):
+        quantize(fake, "bfp4")
 
 
 def test_the_chosen_path_quantizes(monkeypatch):

@@ -111,6 +111,41 @@ def test_every_shape_and_axis_takes_the_same_bits(path, text, shape):
         assert_same_bits(path, x, text, axis)
 
 
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        *((text, torch.float32) for text in (*FEW, "log8", "int8-tensor(absmax=3.5)")),
+        ("bfp4", torch.bfloat16),
+        ("bfp4", torch.float16),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("fault", [NAN, INF, -INF])
+def test_one_fault_among_many_blocks_takes_the_same_bits(
+    path, text, dtype, axis, fault, monkeypatch
+):
+    x = normal(3, 64, 700).to(dtype)
+    x[2, 63, 698] = fault  # in the last tile, which may be a short one
+    assert_same_bits(path, x, text, axis)
+    if text == "nvfp4":
+        return  # what lies above its blocks is the tensor's: eager takes all of it
+    left, quantize = [], eager.fake_quantize
+    monkeypatch.setattr(
+        eager, "fake_quantize", lambda part, *rest: left.append(part) or quantize(part, *rest)
+    )
+    path.fake_quantize(x, parse_format(text), axis)
+    assert len(left) == 1
+    assert left[0].numel() < x.numel() / 8
+
+
+def test_a_row_without_a_positive_zero_has_a_positive_scale_above(path):
+    x = torch.zeros(2, 35)
+    x[0], x[1, ::2] = -0.0, -0.0
+    for sign in (1, -1):
+        for axis in (0, 1):
+            assert_same_bits(path, x * sign, "nvfp4-token", axis)
+
+
 @pytest.mark.parametrize("text", [*FEW, "nvfp4-token"])
 def test_strided_tensors_take_the_same_bits_and_are_left_alone(path, text):
     for x in (normal(48, 40).T, normal(40, 96)[:, ::2], normal(2, 5, 3, 32).transpose(1, 2)):

@@ -6,7 +6,7 @@ import torch
 from mpq.formats.zoo import parse_format
 from mpq.kernels import cpu, eager
 from mpq.kernels.choice import has_compiler
-from mpq.kernels.cpu import LARGEST_BLOCK
+from mpq.kernels.cpu_tiles import LARGEST_BLOCK, Room
 
 needs_numba = pytest.mark.skipif(not has_compiler("cpu"), reason="numba is not installed")
 
@@ -49,12 +49,39 @@ def test_eager_takes_the_tiles_that_hold_more_than_ordinary_blocks(text, axis, r
 @needs_numba
 @pytest.mark.parametrize("text", ["bfp4", "int4-g128", "int8-tensor", "nvfp4", "log8"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_output_is_all_the_memory_that_the_fast_path_takes(text, axis):
-    x = torch.randn(512, 1024)
+def test_the_output_is_all_the_memory_that_the_fast_path_takes(text, axis, rooms):
+    x = torch.randn(2048, 1024)
     named = parse_format(text)
-    slack = 1.02  # a few numbers for each row or tile
-    assert peak_bytes(lambda: cpu.fake_quantize(x, named, axis)) <= slack * x.nbytes
-    assert peak_bytes(lambda: cpu.fake_quantize(x.T, named, axis)) <= slack * x.nbytes
+    slack = 1.02  # a few numbers for each row or tile, and the scratch of two tiles
+    for given in (x, x.T):
+        rooms.clear()
+        peak = peak_bytes(lambda given=given: cpu.fake_quantize(given, named, axis))
+        assert rooms
+        assert peak + max(rooms) * 2 <= slack * x.nbytes
+
+
+@needs_numba
+def test_the_scratch_of_long_blocks_across_memory_is_bounded(rooms):
+    x, named = torch.randn(1 << 17, 32), parse_format("int4")
+    assert torch.equal(cpu.fake_quantize(x, named, 0), eager.fake_quantize(x, named, 0))
+    assert 0 < max(rooms) <= 13 << 20  # 12 for values, and a little for blocks
+
+
+@pytest.fixture
+def rooms(monkeypatch):
+    """The bytes of scratch of each thread that the path starts, two at most."""
+
+    class Seen:
+        @staticmethod
+        def of(place):
+            room = Room.of(place)
+            sizes.append(sum(part.nbytes for part in room))
+            return room
+
+    sizes = []
+    monkeypatch.setattr(cpu, "Room", Seen)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    return sizes
 
 
 @pytest.mark.parametrize("text", ["bfp4", "int4-g128", "log8"])
@@ -90,3 +117,17 @@ def test_the_input_is_left_alone_and_gradients_stay_outside():
         out = cpu.fake_quantize(x, parse_format("bfp4"), -1)
     assert not out.requires_grad
     assert torch.equal(x.detach(), before)
+
+
+@needs_numba
+def test_a_fault_in_any_thread_is_raised(monkeypatch):
+    from mpq.kernels import cpu_loops
+
+    def run_out(*arguments):
+        if arguments[-1][0] > 0:
+            raise MemoryError("no room for this share")
+
+    monkeypatch.setattr(cpu_loops, "quantize_tiles", run_out)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(MemoryError, match="no room for this share"):
+        cpu.fake_quantize(torch.randn(512, 512), parse_format("bfp4"), -1)

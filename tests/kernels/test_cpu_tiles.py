@@ -6,6 +6,7 @@ import pytest
 from mpq.formats.block import ROW, Block
 from mpq.kernels.cpu_tiles import (
     LANES,
+    LARGEST_BLOCK,
     TILE,
     Across,
     Along,
@@ -38,6 +39,18 @@ def test_tiles_across_memory_are_lanes_beside_each_other():
     assert place == Across(length=40, inner=100, size=16, blocks=100, tiles=9, room=1600)
     assert tile_across(place, 5) == (4000 + 32 * 100, 8, 100, 100, 800, 100)
     assert place_of((4096, 4096), 0, ROW).blocks == LANES[0]
+
+
+def test_blocks_longer_than_a_row_are_rows():
+    assert place_of((2048, 64), 1, Block(columns=4096)) == place_of((2048, 64), 1, ROW)
+    assert place_of((2048, 64), 1, Block(columns=4096)).tiles == 32
+
+
+@pytest.mark.parametrize("length", [1 << 16, LARGEST_BLOCK, LARGEST_BLOCK + 1])
+def test_long_blocks_across_memory_take_fewer_lanes(length):
+    place = place_of((length, 32), 0, ROW)
+    assert place.blocks == max(1, LARGEST_BLOCK // length)
+    assert place.room <= max(LARGEST_BLOCK, length)
 
 
 @pytest.mark.parametrize("block", [Block(columns=16), Block(columns=7), ROW])
