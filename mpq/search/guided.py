@@ -8,7 +8,7 @@ uniform plan is that uniform plan.
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,7 @@ def decode(
     params: Mapping[str, float],
     ladders: Ladders,
     limits: Mapping[str, int],
-    tried: Collection[Choices] = (),
+    is_tried: Callable[[Choices], bool] = lambda _: False,
 ) -> Choices:
     """The plan that the knobs describe: the additive optimum under the reweighted damages.
 
@@ -133,7 +133,7 @@ def decode(
         params: A value for each knob.
         ladders: What the knobs of bits aim at.
         limits: Resource -> the most bits that the budgets allow.
-        tried: Plans that would say nothing new. One of them comes back all the same where
+        is_tried: True of plans that would say nothing new. One comes back all the same where
             damages that are off by `JITTERS` lead to no other.
     """
     bounds = dict(limits)
@@ -145,11 +145,11 @@ def decode(
     damage = reweighted(space, params)
     found = choices = optimum(space, damage, bounds)
     for attempt, jitter in enumerate(JITTERS):
-        if found not in tried:
+        if not is_tried(found):
             return found
         draw = np.random.default_rng([*choices, attempt]).normal(size=(len(damage), 1))
         found = optimum(space, damage * np.exp(jitter * draw), bounds)
-    return found if found not in tried else choices
+    return choices if is_tried(found) else found
 
 
 def optimum(space: Space, damage: FloatArray, bounds: Mapping[str, int]) -> Choices:

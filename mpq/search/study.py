@@ -214,11 +214,12 @@ class Search:
         self.forward_seconds += self._evaluate.forward_seconds - self._forward_started
 
     def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-        for trial in trials:
-            is_finished = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            if is_finished and trial.number not in self._records and RESULT in trial.user_attrs:
-                self._records[trial.number] = read_record(trial)
-        return [self._records[number] for number in sorted(self._records)]
+        finished = (TrialState.COMPLETE, TrialState.PRUNED)
+        new = [t for t in trials if t.number not in self._records and t.state in finished]
+        found = {t.number: read_record(t) for t in new if RESULT in t.user_attrs}
+        if found:
+            self._records = dict(sorted((self._records | found).items()))
+        return list(self._records.values())
 
     def _reclaim(self) -> None:
         if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:

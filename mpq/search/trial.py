@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,8 +128,9 @@ class Judge:
     ) -> TrialRecord | None:
         """A finished trial of the same plan; for a baseline one on all windows."""
         for record in records:
-            is_enough = record.is_candidate if source in BASELINES else record.is_comparable
-            if record.choices == choices and is_enough:
+            if record.choices != choices:
+                continue
+            if record.is_candidate if source in BASELINES else record.is_comparable:
                 return record
         return None
 
@@ -139,9 +141,8 @@ class Judge:
         if self.knobs:
             params = {k.name: trial.suggest_float(k.name, k.low, k.high) for k in self.knobs}
             if queued is None:
-                # A list: comparing tuples ends at their first difference, hashing does not.
-                tried = [record.choices for record in records if record.is_comparable]
-                return decode(self.space, params, self.ladders, self.limits, tried)
+                is_tried = partial(_is_tried, records)
+                return decode(self.space, params, self.ladders, self.limits, is_tried)
             return tuple(queued["choices"])
         return tuple(
             trial.suggest_int(f"choice.{group.name}", 0, len(group.candidates) - 1)
@@ -236,6 +237,11 @@ class Judge:
             else:
                 values.append(self.space.predicted_damage(choices))
         return values
+
+
+def _is_tried(records: Sequence[TrialRecord], choices: Choices) -> bool:
+    # Two plans are told apart at their first difference: no set, which would read both to the end.
+    return any(record.choices == choices and record.is_comparable for record in records)
 
 
 def _joined(parts: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
