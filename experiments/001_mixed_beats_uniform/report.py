@@ -165,7 +165,7 @@ def tokens_section(result: Mapping[str, Any]) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "rivals": ("Other tools, Gemma 3 270M, KL (loss) on twelve windows", rivals_section),
-    "looks": ("What lifting a tensor gains, Gemma 3 270M", looks_section),
+    "looks": ("What moving a tensor changes, Gemma 3 270M", looks_section),
     "tokens": ("How many tokens a search needs, the shipped Llama", tokens_section),
     "tokens_gemma": ("How many tokens a search needs, Gemma 3 270M", tokens_section),
     "scores": ("Which damage score predicts the joint damage", score_table),
