@@ -149,7 +149,7 @@ def rivals_table(
 
 
 def looks_section(result: Mapping[str, Any]) -> str:
-    """How near estimates come to what lifting a group out of a plan gains, target by target."""
+    """How near estimates come to what moving a group in a plan changes, target by target."""
     return markdown(LOOKS, look_rows(result))
 
 

@@ -80,7 +80,7 @@ def rivals(out: Path, setting: Setting) -> None:
 
 
 def looks(out: Path, setting: Setting) -> None:
-    """What lifting groups out of plans gains, and what a look at the plan says of it."""
+    """What moving groups in plans changes, and what a look at the plan says of it."""
     config = config_path("gemma_int_tied_2348", setting.configs)
     write_json(out / "looks.json", measure_looks(out / "looks", config=config, **setting.looks))
 
