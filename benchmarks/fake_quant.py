@@ -6,9 +6,9 @@ Every format is timed in float32 and bfloat16, with blocks along the last axis a
 the path that MPQ_KERNEL or the device chooses. A call stands between a clone and an eager call;
 `x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
 disturbs both alike. All times are on the clock, the least of the repeats. GB/s counts one read and
-one write of the tensor. Then, where they are importable, the same
-tensor by microxcaling (`mx`), qtorch, torchao and gfloat, in the formats that they share; and
-nanoseconds a value over sizes of 2^16 to 2^28 values.
+one write of the tensor. Then, where they are importable, the same tensor by microxcaling (`mx`),
+qtorch, torchao and gfloat, in the formats that they share; and nanoseconds a value over sizes of
+2^16 to 2^28 values.
 """
 
 import argparse
