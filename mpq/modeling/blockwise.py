@@ -36,7 +36,12 @@ def blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _stack(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+def stack_of(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The blocks of a model that has one stack of them; see `blocks`.
+
+    Raises:
+        ModelError: The model is an encoder-decoder.
+    """
     if model.config.is_encoder_decoder:
         raise ModelError(
             f"{type(model).__name__} has two stacks of blocks, and a decoder block needs the "
@@ -77,7 +82,7 @@ def capture_block_inputs(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     Raises:
         ModelError: The blocks are not called in order, with hidden states, as one stack.
     """
-    found = _stack(model)
+    found = stack_of(model)
     captured: dict[int, Tensor] = {}
     calls: list[int] = []
 
@@ -86,7 +91,7 @@ def capture_block_inputs(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
             calls.append(index)
             if index not in captured:
                 # A copy: a block may add to its input in place.
-                captured[index] = _hidden_states(model, args, kwargs).detach().clone()
+                captured[index] = hidden_states_of(model, args, kwargs).detach().clone()
 
         return hook
 
@@ -117,7 +122,7 @@ def restart(model: PreTrainedModel, index: int, hidden: Tensor) -> Iterator[None
     Raises:
         ModelError: The model has no block of that number, or not one stack of blocks.
     """
-    found = _stack(model)
+    found = stack_of(model)
     if not 0 <= index < len(found):
         raise ModelError(
             f"{type(model).__name__} has blocks 0 to {len(found) - 1}; there is no block {index}"
@@ -157,11 +162,17 @@ def _switched_off(
     """A context in which a block returns its input, in the shape of its own answer."""
 
     def skip(*args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden_states(model, args, kwargs)
-        return hidden if num_outputs is None else (hidden, *[None] * (num_outputs - 1))
+        return as_answer(hidden_states_of(model, args, kwargs), num_outputs)
 
+    with replaced_forward(block, skip):
+        yield
+
+
+@contextmanager
+def replaced_forward(block: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A context in which a module computes something else; its hooks still run."""
     before = vars(block).get("forward")
-    block.forward = skip
+    block.forward = forward
     try:
         yield
     finally:
@@ -171,9 +182,19 @@ def _switched_off(
             block.forward = before
 
 
-def _hidden_states(
+def as_answer(hidden: Tensor, num_outputs: int | None) -> Any:
+    """Hidden states in the shape of a block's answer: a tuple of `num_outputs`, or a tensor."""
+    return hidden if num_outputs is None else (hidden, *[None] * (num_outputs - 1))
+
+
+def hidden_states_of(
     model: PreTrainedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor:
+    """The hidden states [batch, tokens, hidden] among the arguments of a call of a block.
+
+    Raises:
+        ModelError: They are not the first argument.
+    """
     hidden = args[0] if args else kwargs.get("hidden_states")
     if not isinstance(hidden, Tensor):
         raise ModelError(

@@ -14,6 +14,7 @@ expert is chosen, and no engine quantises them.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ _OPEN = frozenset({"grouped_mm", "batched_mm"})
 """transformers' own implementations that call `_apply_gate` between their matmuls."""
 
 _OURS = "mpq_experts"
+_SEEN = "mpq_seen_experts"
 
 
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -90,6 +92,27 @@ def expert_input_through(
 
 
 @contextmanager
+def expert_inputs_seen(
+    experts: nn.Module, see: Callable[[str, int, Tensor], None]
+) -> Iterator[None]:
+    """A context in which `see` is told what enters each projection of each expert that is visited.
+
+    Args:
+        experts: A module of fused experts that transformers dispatches (`is_dispatched`).
+        see: Called with a projection's name, the expert's index, and its input [tokens, in].
+    """
+    config: Any = experts.config
+    before = config._experts_implementation
+    ExpertsInterface.register(_SEEN, partial(_run_experts, see=see))
+    config._experts_implementation = _SEEN
+    try:
+        yield
+    finally:
+        config._experts_implementation = before
+        ExpertsInterface._global_mapping.pop(_SEEN, None)
+
+
+@contextmanager
 def _between_matmuls(experts: nn.Module, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
     activation = "_apply_gate" if experts.has_gate else "act_fn"
     own = vars(experts).get(activation)
@@ -118,7 +141,7 @@ def _dispatched(experts: nn.Module) -> Iterator[None]:
     """
     config: Any = experts.config
     before = config._experts_implementation
-    if before in _OPEN or before == _OURS:
+    if before in _OPEN or before in {_OURS, _SEEN}:
         yield
         return
     ExpertsInterface.register(_OURS, _run_experts)
@@ -131,7 +154,11 @@ def _dispatched(experts: nn.Module) -> Iterator[None]:
 
 
 def _run_experts(
-    experts: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    experts: nn.Module,
+    hidden_states: Tensor,
+    top_k_index: Tensor,
+    top_k_weights: Tensor,
+    see: Callable[[str, int, Tensor], None] | None = None,
 ) -> Tensor:
     """Each token's experts, weighted and summed, in `eager`'s arithmetic and order.
 
@@ -141,6 +168,7 @@ def _run_experts(
         top_k_index: [tokens, top_k] int, the experts of each token; an index beyond the last
             expert stands for none.
         top_k_weights: [tokens, top_k].
+        see: Told about the input of every projection of every expert that is visited.
 
     Returns:
         [tokens, hidden].
@@ -153,7 +181,11 @@ def _run_experts(
         slots, tokens = torch.where((top_k_index == expert).T)
         if not len(tokens):
             continue
-        inner = activate(_project(experts, first, expert, hidden_states[tokens]))
+        outside = hidden_states[tokens]
+        inner = activate(_project(experts, first, expert, outside))
+        if see is not None:
+            see(first, expert, outside)
+            see(second, expert, inner)
         outer = _project(experts, second, expert, inner)
         if isinstance(normalise, nn.Module):
             outer = normalise(outer)

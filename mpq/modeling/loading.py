@@ -67,7 +67,7 @@ def load_model(
     """
     _refuse_unknown("task", task, TASKS)
     _refuse_unknown("dtype", dtype, DTYPES)
-    place = _device(device)
+    place = device_of(device)
     source = str(SHIPPED_MODELS.get(id, id))
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if id in SHIPPED_MODELS:
@@ -133,7 +133,12 @@ def _refuse_unknown(what: str, value: str, known: dict[str, Any]) -> None:
         raise ModelError(f"{what} must be one of {', '.join(known)}; {value!r} is none of them")
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name: "auto" is cuda where there is one, else cpu.
+
+    Raises:
+        ModelError: It names none, or one that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,0 +1,71 @@
+"""A plan assigned by what a solver loses in each candidate format."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpq.cli.profile_inputs import shown_progress
+
+if TYPE_CHECKING:
+    from mpq.cli.convert_inputs import Subject
+    from mpq.convert.assignment import CandidateLosses
+    from mpq.formats.format import Format
+    from mpq.plans.plan import Plan
+
+
+def assigned_plan(
+    args: argparse.Namespace, subject: Subject, folder: Path, settings: dict[str, Any]
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan, and the losses that it was assigned by, as plain values.
+
+    Losses lie in the folder until the conversion is done; another budget needs no new ones.
+
+    Raises:
+        MpqError: A candidate is no format, the budget is out of reach, an input is not finite.
+    """
+    from mpq.convert.finished import keep_settings
+    from mpq.convert.losses import Question, measure_losses
+    from mpq.formats.zoo import parse_format
+    from mpq.modeling.sites import places
+    from mpq.plans.plan import Plan
+
+    loaded = subject.loaded
+    weights = [place for place in places(loaded.model) if _is_converted(place)]
+    question = Question(
+        model=loaded.model,
+        places=tuple(weights),
+        formats=tuple(parse_format(text) for text in args.candidate_formats),
+        calibration=subject.calibration,
+        options=subject.options,
+        device=subject.device,
+    )
+    kept = ("model", "fingerprint", "solver", "walk", "text", "versions")
+    keep_settings(
+        folder / "losses",
+        {key: settings[key] for key in kept} | {"formats": list(map(str, question.formats))},
+    )
+    with shown_progress() as progress:
+        found = measure_losses(question, folder / "losses", progress)
+    plan = Plan(formats=chosen(args, found), model=loaded.id, fingerprint=loaded.fingerprint)
+    return plan, {"losses": dict(found.losses), "energies": dict(found.energies)}
+
+
+def _is_converted(place: Any) -> bool:
+    is_outside = place.is_head or place.is_embedding or place.site.block < 0
+    return place.site.role == "weight" and not is_outside
+
+
+def chosen(args: argparse.Namespace, found: CandidateLosses) -> dict[str, Format]:
+    """Site -> format by the rule that the arguments name.
+
+    Raises:
+        MpqError: The budget or the threshold is out of reach.
+    """
+    from mpq.convert.assignment import assign_by_threshold, assign_under_budget
+
+    tied = args.tie == "fused"
+    if args.target_bits is None:
+        return assign_by_threshold(found, args.loss_threshold, tied=tied)
+    return assign_under_budget(found, args.target_bits, relative=args.relative_loss, tied=tied)

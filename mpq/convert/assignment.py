@@ -1,0 +1,110 @@
+"""Formats assigned by what a solver loses in them: under a budget, or by a threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpq.errors import PlanError
+from mpq.formats.format import Format
+from mpq.plans.allocate import allocate
+from mpq.plans.site import Site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateLosses:
+    """What each weight loses in each candidate format.
+
+    Attributes:
+        sites: The weights.
+        formats: The candidates, in the order in which they were given.
+        losses: Site -> candidate's text -> loss, ½ tr(ΔW·H·ΔWᵀ).
+        energies: Site -> ½ tr(W·H·Wᵀ), the output's own energy.
+    """
+
+    sites: tuple[Site, ...]
+    formats: tuple[Format, ...]
+    losses: Mapping[str, Mapping[str, float]]
+    energies: Mapping[str, float]
+
+
+def assign_under_budget(
+    found: CandidateLosses, target_bits: float, *, relative: bool, tied: bool
+) -> dict[str, Format]:
+    """Site -> format with the least sum of losses at a mean of `target_bits` a weight.
+
+    Exact (see `mpq.plans.allocate`); scales and all else that is stored counts. The rule that
+    Sparsebit's threshold stands for, with the budget given in place of the threshold.
+
+    Args:
+        found: The losses.
+        target_bits: Bits a value that the weights may take on average.
+        relative: Each loss as a share of its output's energy; else in its own unit.
+        tied: Weights that an engine fuses take one format.
+
+    Raises:
+        BudgetError: The candidates do not go as low; names what they reach.
+    """
+    groups = _groups(found.sites, tied=tied)
+    damage = np.array(
+        [[_loss(found, group, fmt, relative) for fmt in found.formats] for group in groups]
+    )
+    costs = np.array(
+        [[[_bits(group, fmt) for fmt in found.formats] for group in groups]], dtype=np.int64
+    )
+    values = sum(int(np.prod(site.shape)) for site in found.sites)
+    choices = allocate(damage, costs, np.array([int(target_bits * values)]))
+    return {
+        site.name: found.formats[choice]
+        for group, choice in zip(groups, choices, strict=True)
+        for site in group
+    }
+
+
+def assign_by_threshold(
+    found: CandidateLosses, threshold: float, *, tied: bool
+) -> dict[str, Format]:
+    """Site -> the first candidate whose loss a weight is below the threshold, else the last.
+
+    Sparsebit's rule (its LLaMA tool's `convert.py`), with H averaged over tokens: its threshold
+    of 1e-3 is over the tokens of a window, so 1e-3 divided by their number here.
+
+    Args:
+        found: The losses; candidates are looked at in their order, so give the narrowest first.
+        threshold: Loss divided by the number of weights.
+        tied: Weights that an engine fuses take one format: the loss is theirs together.
+
+    Raises:
+        PlanError: The threshold is not above 0.
+    """
+    if not threshold > 0:
+        raise PlanError(f"a loss threshold is above 0, not {threshold}; give, for example, 1e-6")
+    chosen: dict[str, Format] = {}
+    for group in _groups(found.sites, tied=tied):
+        values = sum(int(np.prod(site.shape)) for site in group)
+        accepted = (
+            fmt for fmt in found.formats if _loss(found, group, fmt, False) / values < threshold
+        )
+        format = next(accepted, found.formats[-1])
+        chosen |= {site.name: format for site in group}
+    return chosen
+
+
+def _groups(sites: Sequence[Site], *, tied: bool) -> list[list[Site]]:
+    members: dict[str, list[Site]] = {}
+    for site in sites:
+        members.setdefault(site.group if tied else site.name, []).append(site)
+    return list(members.values())
+
+
+def _loss(found: CandidateLosses, group: Sequence[Site], format: Format, relative: bool) -> float:
+    total = 0.0
+    for site in group:
+        loss = found.losses[site.name][str(format)]
+        energy = found.energies[site.name]
+        total += loss / energy if relative and energy > 0 else loss
+    return total
+
+
+def _bits(group: Sequence[Site], format: Format) -> int:
+    return sum(format.bits(site.shape, site.axis) for site in group)

@@ -1,0 +1,169 @@
+"""One block converted: its weights stage by stage, then its biases."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mpq.convert.hessian import HessianSum
+from mpq.convert.report import TensorReport
+from mpq.convert.solver import SolverOptions
+from mpq.convert.weights import (
+    ConvertedTensor,
+    corrected_bias,
+    give_bias,
+    pack_bias,
+    round_to_nearest,
+    solve_all,
+)
+from mpq.modeling.capture import Reader, in_order_of_calls, inputs_seen, readers_of
+from mpq.modeling.packed import PackedWeight
+from mpq.modeling.residence import put
+from mpq.modeling.sites import Place
+from mpq.plans.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkOptions:
+    """How a model is converted.
+
+    Attributes:
+        solver: Of every weight.
+        true_sequential: Weights of a block are solved in the order in which they are read, each
+            calibrated behind the ones before it; else all on one pass of the block as it was.
+        bias_correction: Biases make up for the mean error of their layer's output.
+        batch_size: Windows in one pass.
+        activations: Folder for hidden states between blocks; None keeps them in memory.
+    """
+
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    true_sequential: bool = True
+    bias_correction: bool = False
+    batch_size: int = 4
+    activations: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConvertedBlock:
+    """The tensors of one block as the checkpoint will hold them.
+
+    Attributes:
+        packed: Site -> what is stored.
+        biases: Name of a bias that is not packed and is another than before -> its values.
+        reports: One for each packed tensor.
+    """
+
+    packed: Mapping[str, PackedWeight]
+    biases: Mapping[str, Tensor]
+    reports: tuple[TensorReport, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A block to be converted.
+
+    Attributes:
+        places: The stored tensors of it that the plan names.
+        plan: Names their formats, and those of inputs.
+        options: How.
+        passes: Each runs the block on one batch of calibration windows; none for `rtn`.
+        device: Where the block lies.
+    """
+
+    places: tuple[Place, ...]
+    plan: Plan
+    options: WalkOptions
+    passes: tuple[Callable[[], object], ...]
+    device: torch.device
+
+
+def convert_block(job: Job) -> ConvertedBlock:
+    """The block's tensors in their formats; the block holds what they read back as.
+
+    Raises:
+        ModelError: A weight or an activation is not finite; names it.
+    """
+    weights = [place for place in job.places if place.site.role == "weight"]
+    inputs = {name: str(format) for name, format in job.plan.formats.items()}
+    readers = readers_of(weights, inputs)
+    done: list[ConvertedTensor] = []
+    biases: dict[str, Tensor] = {}
+    for stage in _stages(job, readers):
+        sums = sums_seen(stage, job.passes, job.device)
+        for reader in stage:
+            done += _convert_reader(job, reader, sums.get(reader.name), biases)
+    done += _convert_biases(job, biases)
+    return ConvertedBlock(
+        packed={tensor.place.site.name: tensor.packed for tensor in done},
+        biases=biases,
+        reports=tuple(tensor.report for tensor in done),
+    )
+
+
+def _stages(job: Job, readers: Sequence[Reader]) -> list[list[Reader]]:
+    if not job.passes or not job.options.true_sequential:
+        return [list(readers)]
+    return in_order_of_calls(readers, job.passes[0])
+
+
+def sums_seen(
+    readers: Sequence[Reader], passes: Sequence[Callable[[], object]], device: torch.device
+) -> dict[str, HessianSum]:
+    """The sums over what each reader reads, by its name; none of those that cannot be seen.
+
+    Args:
+        readers: Of one block.
+        passes: Each runs the block on one batch; none where nothing is looked at.
+        device: Where the block lies.
+
+    Raises:
+        ModelError: An input is not finite; names the weight.
+    """
+    visible = [reader for reader in readers if reader.can_be_seen]
+    if not passes or not visible:
+        return {}
+    sums = {
+        reader.name: HessianSum(
+            _num_inputs(reader), device=device, name=reader.places[0].site.name
+        )
+        for reader in visible
+    }
+    with inputs_seen(visible, lambda reader, x: sums[reader.name].add(x)) as run_until_seen:
+        for run in passes:
+            run_until_seen(run)
+    return sums
+
+
+def _convert_reader(
+    job: Job, reader: Reader, seen: HessianSum | None, biases: dict[str, Tensor]
+) -> list[ConvertedTensor]:
+    options = job.options.solver
+    if options.method == "rtn":
+        done = [round_to_nearest(place, job.plan, options, "") for place in reader.places]
+    else:
+        done = solve_all(reader, seen, job.plan, options)
+    if job.options.bias_correction and seen is not None:
+        for tensor in done:
+            module = tensor.place.module
+            name = tensor.place.site.name.removesuffix(".weight") + ".bias"
+            biases[name] = corrected_bias(tensor.place, tensor.values, seen.mean)
+            give_bias(module, biases[name])
+    put([(tensor.place, tensor.values) for tensor in done])
+    return done
+
+
+def _convert_biases(job: Job, biases: dict[str, Tensor]) -> list[ConvertedTensor]:
+    """The biases that the plan names; they leave `biases`, and are in force afterwards."""
+    places = [place for place in job.places if place.site.role == "bias"]
+    done = [pack_bias(place, job.plan) for place in places]
+    put([(tensor.place, tensor.values) for tensor in done])
+    for place in places:
+        biases.pop(place.site.name, None)
+    return done
+
+
+def _num_inputs(reader: Reader) -> int:
+    site = reader.places[0].site
+    return site.shape[site.axis]

@@ -1,0 +1,139 @@
+"""Sensitivity by the solver's own loss: every weight solved in every candidate format.
+
+Sparsebit's rule (its LLaMA tool, `convert.py`): run GPTQ for each candidate from the original
+weights, and compare what it loses. Here every weight of a block is calibrated on one pass of the
+model as it was given, so the losses of different weights have one reference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mpq.convert.assignment import CandidateLosses
+from mpq.convert.block import WalkOptions, sums_seen
+from mpq.convert.hessian import HessianSum
+from mpq.convert.solver import solve
+from mpq.convert.streams import Stream, advance, passes, start_stream
+from mpq.errors import PlanError
+from mpq.files import read_json, write_json
+from mpq.formats.format import Format
+from mpq.modeling.blockwise import stack_of
+from mpq.modeling.capture import Reader, readers_of
+from mpq.modeling.residence import on_device, part_of
+from mpq.modeling.sites import Place
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """What is asked of the solver.
+
+    Attributes:
+        model: On the CPU, as it was given.
+        places: The weights, each in a block.
+        formats: The candidates.
+        calibration: Token ids [N, T].
+        options: Of solver and passes.
+        device: Where blocks are worked on.
+    """
+
+    model: PreTrainedModel
+    places: tuple[Place, ...]
+    formats: tuple[Format, ...]
+    calibration: Tensor
+    options: WalkOptions
+    device: torch.device
+
+
+def measure_losses(question: Question, folder: Path, progress: Progress) -> CandidateLosses:
+    """What each weight loses in each candidate; blocks that are in the folder are not run again.
+
+    Args:
+        question: What is asked.
+        folder: Holds one file a block, which must come from the same question.
+        progress: Told about every block.
+
+    Raises:
+        PlanError: A weight lies in no block, or its input cannot be seen.
+        ModelError: A weight or an activation is not finite; names it.
+    """
+    readers = {
+        index: readers_of([p for p in question.places if p.site.block == index], {})
+        for index in sorted({place.site.block for place in question.places})
+    }
+    _refuse_blind(question.places, readers)
+    model, size = question.model, question.options.batch_size
+    stream = start_stream(model, torch.split(question.calibration, size))
+    found = stack_of(model)
+    rows: dict[str, Any] = {}
+    for index, (_, block) in enumerate(found):
+        progress("losses", index, len(found))
+        path = folder / f"losses-{index:05}.json"
+        with on_device([block], question.device):
+            if not path.exists():
+                of_block = _losses_of(question, stream, (index, block), readers.get(index, []))
+                write_json(path, of_block)
+            rows |= read_json(path)
+            advance(stream, block, index, question.device)
+    progress("losses", len(found), len(found))
+    return CandidateLosses(
+        sites=tuple(place.site for place in question.places),
+        formats=question.formats,
+        losses={name: row["losses"] for name, row in rows.items()},
+        energies={name: row["energy"] for name, row in rows.items()},
+    )
+
+
+def _refuse_blind(places: Sequence[Place], readers: Mapping[int, Sequence[Reader]]) -> None:
+    blind = [
+        place.site.name
+        for index, found in readers.items()
+        for reader in found
+        for place in reader.places
+        if index < 0 or not reader.can_be_seen
+    ]
+    if blind:
+        raise PlanError(
+            "a solver's loss needs a weight's inputs, and these are outside of the blocks or out "
+            f"of reach: {', '.join(blind[:5])}{', …' if len(blind) > 5 else ''}; leave them out"
+        )
+
+
+def _losses_of(
+    question: Question, stream: Stream, numbered: tuple[int, nn.Module], readers: Sequence[Reader]
+) -> dict[str, Any]:
+    index, block = numbered
+    runs = tuple(passes(stream, block, index, question.device))
+    sums = sums_seen(readers, runs, question.device)
+    return {
+        place.site.name: _losses_of_weight(question, place, sums[reader.name])
+        for reader in readers
+        for place in reader.places
+    }
+
+
+def _losses_of_weight(question: Question, place: Place, seen: HessianSum) -> dict[str, Any]:
+    weight, site = part_of(place), place.site
+    hessian = seen.hessian()
+    wide = weight.double() if site.axis != 0 else weight.double().T
+    return {
+        "energy": float(((wide @ hessian) * wide).sum()) / 2,
+        "losses": {
+            str(format): solve(
+                weight,
+                hessian,
+                format,
+                axis=site.axis,
+                options=question.options.solver,
+                name=site.name,
+            ).loss
+            for format in question.formats
+        },
+    }

@@ -1,0 +1,288 @@
+"""The walk: every block in turn is calibrated, solved, and run with what it became.
+
+GPTQ's driver (Frantar et al. 2022, section 3.3 and its code): the inputs of a block are what the
+converted blocks before it give. Within a block, weights are solved in the order in which they are
+read (true-sequential), each calibrated on what the ones before it, converted, hand on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mpq.convert.block import ConvertedBlock, Job, WalkOptions, convert_block
+from mpq.convert.finished import AFTER, BEFORE, FinishedBlocks, block_key
+from mpq.convert.judging import judge_heldout
+from mpq.convert.report import HeldoutReport
+from mpq.convert.streams import Stream, advance, passes, start_stream
+from mpq.convert.weights import give_bias
+from mpq.errors import ModelError, PlanError
+from mpq.modeling.block_calls import leave_blocks
+from mpq.modeling.blockwise import stack_of
+from mpq.modeling.linear import linear_layers
+from mpq.modeling.packed import unpack_weight
+from mpq.modeling.residence import on_device, outside_of_blocks, put
+from mpq.modeling.sites import Place, places
+from mpq.modeling.validity import check_plan
+from mpq.modeling.wrap import apply_plan
+from mpq.plans.plan import Plan
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conversion:
+    """What is converted, and how.
+
+    Attributes:
+        model: On the CPU; its weights may be mapped from files.
+        plan: Formats of stored tensors, which are converted, and of activations, which are in
+            force wherever converted blocks run. Every site under its own name.
+        calibration: Token ids [N, T].
+        heldout: Token ids [M, T] that are only judged; None for none.
+        options: Of the walk.
+        device: Where blocks are worked on, one at a time.
+    """
+
+    model: PreTrainedModel
+    plan: Plan
+    calibration: Tensor
+    heldout: Tensor | None
+    options: WalkOptions
+    device: torch.device
+
+    @property
+    def stored(self) -> dict[str, Place]:
+        """The stored tensors that are converted, by site."""
+        return {
+            place.site.name: place
+            for place in places(self.model)
+            if place.site.is_stored and place.site.name in self.plan.formats
+        }
+
+    def under_activations(self) -> AbstractContextManager[None]:
+        """A context in which activations have their formats."""
+        stored = self.stored
+        flowing = {name: fmt for name, fmt in self.plan.formats.items() if name not in stored}
+        plan = replace(self.plan, formats=flowing)
+        return apply_plan(self.model, plan) if flowing else nullcontext()
+
+
+def prepare(  # noqa: PLR0913 - what a conversion is made of
+    model: PreTrainedModel,
+    plan: Plan,
+    calibration: Tensor,
+    heldout: Tensor | None = None,
+    *,
+    options: WalkOptions,
+    device: torch.device,
+) -> Conversion:
+    """A conversion that was checked: everything that can be refused is, before any work.
+
+    Raises:
+        PlanError: The plan does not fit the model, or names no stored tensor.
+        ModelError: The blocks are not one stack; biases are to be corrected where there are none.
+    """
+    found = check_plan(model, plan.formats, places(model))
+    kept = {name: fmt for name, fmt in plan.formats.items() if not fmt.is_identity}
+    own = replace(plan, formats={found[name].site.name: fmt for name, fmt in kept.items()})
+    stack_of(model)
+    conversion = Conversion(
+        model=model,
+        plan=own,
+        calibration=calibration,
+        heldout=heldout,
+        options=options,
+        device=device,
+    )
+    if not conversion.stored:
+        raise PlanError(
+            "a conversion needs a stored tensor (a weight or a bias) with another format than its "
+            f"own, and of the plan's {len(plan.formats)} sites none is; give it one"
+        )
+    experts = [name for name, place in conversion.stored.items() if place.part is not None]
+    if options.bias_correction and experts:
+        raise ModelError(
+            "biases are corrected in linear layers, and these weights belong to fused experts: "
+            f"{', '.join(experts[:5])}{', …' if len(experts) > 5 else ''}; leave bias correction "
+            "out, or the experts out of the plan"
+        )
+    return conversion
+
+
+def walk(
+    conversion: Conversion, finished: FinishedBlocks, progress: Progress
+) -> HeldoutReport | None:
+    """How the converted model does on held-out windows; its tensors lie in `finished`.
+
+    The model is what it was afterwards. Blocks that are in `finished` are not solved again.
+
+    Args:
+        conversion: What is converted, and how.
+        finished: Where each block's tensors go as soon as they are solved.
+        progress: Told about every block.
+
+    Raises:
+        ModelError: A weight or an activation is not finite; names it.
+    """
+    calibration, heldout, reference = _streams(conversion, finished)
+    found = stack_of(conversion.model)
+    device = conversion.device
+    for index, (_, block) in enumerate(found):
+        progress("blocks", index, len(found))
+        with _worked_on([block], device):
+            if reference is not None:
+                advance(reference, block, index, device)
+            with conversion.under_activations():
+                _settle(conversion, finished, index, block, calibration)
+                for stream in (calibration, heldout):
+                    if stream is not None:
+                        advance(stream, block, index, device)
+    progress("blocks", len(found), len(found))
+    _convert_after(conversion, finished, calibration)
+    if heldout is None or reference is None:
+        return None
+    return _judge(conversion, finished, heldout, reference)
+
+
+def _streams(
+    conversion: Conversion, finished: FinishedBlocks
+) -> tuple[Stream | None, Stream | None, Stream | None]:
+    """Calibration, held-out windows, and the same through the model as it was given."""
+    model, options = conversion.model, conversion.options
+    start = partial(_start, model, options)
+    reference = start(conversion.heldout, "reference")
+    with _worked_on(outside_of_blocks(model), torch.device("cpu")):
+        early = [place for place in conversion.stored.values() if _is_early(place)]
+        if BEFORE not in finished:
+            finished.write(BEFORE, convert_block(_job(conversion, early, ())))
+        _take_over(conversion, finished.read(BEFORE))
+        with conversion.under_activations():
+            is_blind = options.solver.method == "rtn" and not options.bias_correction
+            calibration = None if is_blind else start(conversion.calibration, "calibration")
+            return calibration, start(conversion.heldout, "heldout"), reference
+
+
+def _start(
+    model: PreTrainedModel, options: WalkOptions, tokens: Tensor | None, name: str
+) -> Stream | None:
+    if tokens is None:
+        return None
+    folder = None if options.activations is None else options.activations / name
+    return start_stream(model, torch.split(tokens, options.batch_size), folder)
+
+
+def _is_early(place: Place) -> bool:
+    return place.site.block < 0 and not _is_late(place)
+
+
+def _is_late(place: Place) -> bool:
+    """True for a head of its own, which reads what the last block gives."""
+    return place.is_head and not place.is_embedding
+
+
+def _settle(
+    conversion: Conversion,
+    finished: FinishedBlocks,
+    index: int,
+    block: nn.Module,
+    calibration: Stream | None,
+) -> None:
+    """Gives a block its converted tensors: those that are kept, or new ones, which are kept."""
+    key = block_key(index)
+    if key in finished:
+        _take_over(conversion, finished.read(key))
+        return
+    members = [place for place in conversion.stored.values() if place.site.block == index]
+    device = conversion.device
+    runs = () if calibration is None else tuple(passes(calibration, block, index, device))
+    finished.write(key, convert_block(_job(conversion, members, runs)))
+
+
+def _job(
+    conversion: Conversion, members: Sequence[Place], runs: Sequence[Callable[[], object]]
+) -> Job:
+    return Job(
+        places=tuple(members),
+        plan=conversion.plan,
+        options=conversion.options,
+        passes=tuple(runs),
+        device=conversion.device,
+    )
+
+
+def _take_over(conversion: Conversion, block: ConvertedBlock) -> None:
+    stored = conversion.stored
+    put([(stored[site], unpack_weight(packed)) for site, packed in block.packed.items()])
+    for name, bias in block.biases.items():
+        module = conversion.model.get_submodule(name.removesuffix(".bias"))
+        give_bias(module, bias.to(conversion.device))
+
+
+def _convert_after(
+    conversion: Conversion, finished: FinishedBlocks, calibration: Stream | None
+) -> None:
+    late = [place for place in conversion.stored.values() if _is_late(place)]
+    if AFTER in finished:
+        return
+    with (
+        _worked_on(outside_of_blocks(conversion.model), conversion.device),
+        conversion.under_activations(),
+    ):
+        runs = [] if calibration is None or not late else _leaving(conversion, calibration)
+        finished.write(AFTER, convert_block(_job(conversion, late, runs)))
+
+
+def _leaving(conversion: Conversion, stream: Stream) -> list[Callable[[], object]]:
+    """One function a batch that runs what lies behind the blocks."""
+    return [partial(_leave, conversion, stream, number) for number in range(len(stream.batches))]
+
+
+def _leave(conversion: Conversion, stream: Stream, number: int) -> Tensor:
+    device = conversion.device
+    hidden = stream.hidden[number].to(device)
+    logits: Tensor = leave_blocks(
+        conversion.model, stream.batches[number].to(device), hidden
+    ).logits
+    return logits
+
+
+def _judge(
+    conversion: Conversion, finished: FinishedBlocks, heldout: Stream, reference: Stream
+) -> HeldoutReport:
+    outside, device = outside_of_blocks(conversion.model), conversion.device
+
+    def before(number: int) -> Tensor:
+        with _worked_on(outside, device):
+            return _leave(conversion, reference, number)
+
+    def after(number: int) -> Tensor:
+        with _worked_on(outside, device):
+            for key in (BEFORE, AFTER):
+                _take_over(conversion, finished.read(key))
+            with conversion.under_activations():
+                return _leave(conversion, heldout, number)
+
+    return judge_heldout(heldout.batches, before, after)
+
+
+@contextmanager
+def _worked_on(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """A context in which modules lie on a device and may be changed; all is undone afterwards."""
+    bare = [
+        layer
+        for module in modules
+        for _, layer in linear_layers(module)
+        if getattr(layer, "bias", None) is None
+    ]
+    with on_device(modules, device):
+        try:
+            yield
+        finally:
+            for layer in bare:
+                give_bias(layer, None)
