@@ -23,12 +23,13 @@ EXPORTS = ("compressed-tensors", "gptq")
 EXAMPLE = """\
 examples:
   mpq-convert runs/tiny_llama/plans/best.toml --out checkpoints/tiny
-                                         a plan that mpq-search found; model and text are its run's
+      a plan that mpq-search found; model and text are its run's
   mpq-convert --format int4-g128 --model Qwen/Qwen3-0.6B --dtype bfloat16 --text notes.txt \\
       --out checkpoints/qwen --export compressed-tensors
-                                         every weight in one format, for transformers and vLLM too
-  mpq-convert --candidate-formats int4-g64,int3-g64,int2-g64 --target-bits 3.5 --out checkpoints/mixed
-                                         formats assigned by what GPTQ loses in them
+      every weight in one format, for transformers and vLLM too
+  mpq-convert --candidate-formats int4-g64,int3-g64,int2-g64 --target-bits 3.5 \\
+      --out checkpoints/mixed
+      formats assigned by what GPTQ loses in them
 
 The directory holds config.json, packed safetensors, tokenizer, report.json and report.csv;
 mpq.load(DIR) gives the model. An interrupted conversion goes on with the same command."""

@@ -68,7 +68,7 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
         index: readers_of([p for p in question.places if p.site.block == index], {})
         for index in sorted({place.site.block for place in question.places})
     }
-    _refuse_blind(question.places, readers)
+    _refuse_blind(readers)
     model, size = question.model, question.options.batch_size
     stream = start_stream(model, torch.split(question.calibration, size))
     found = stack_of(model)
@@ -91,7 +91,7 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
     )
 
 
-def _refuse_blind(places: Sequence[Place], readers: Mapping[int, Sequence[Reader]]) -> None:
+def _refuse_blind(readers: Mapping[int, Sequence[Reader]]) -> None:
     blind = [
         place.site.name
         for index, found in readers.items()

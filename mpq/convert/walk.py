@@ -73,7 +73,7 @@ class Conversion:
         return apply_plan(self.model, plan) if flowing else nullcontext()
 
 
-def prepare(  # noqa: PLR0913 - what a conversion is made of
+def prepare(
     model: PreTrainedModel,
     plan: Plan,
     calibration: Tensor,
@@ -158,7 +158,7 @@ def _streams(
     start = partial(_start, model, options)
     reference = start(conversion.heldout, "reference")
     with _worked_on(outside_of_blocks(model), torch.device("cpu")):
-        early = [place for place in conversion.stored.values() if _is_early(place)]
+        early, _ = _outside(conversion)
         if BEFORE not in finished:
             finished.write(BEFORE, convert_block(_job(conversion, early, ())))
         _take_over(conversion, finished.read(BEFORE))
@@ -177,13 +177,14 @@ def _start(
     return start_stream(model, torch.split(tokens, options.batch_size), folder)
 
 
-def _is_early(place: Place) -> bool:
-    return place.site.block < 0 and not _is_late(place)
-
-
-def _is_late(place: Place) -> bool:
-    """True for a head of its own, which reads what the last block gives."""
-    return place.is_head and not place.is_embedding
+def _outside(conversion: Conversion) -> tuple[list[Place], list[Place]]:
+    """What is converted before the blocks, and behind them: what reads the last block's output."""
+    model = conversion.model
+    order = {id(module): number for number, module in enumerate(model.modules())}
+    last = order[id(stack_of(model)[-1][1])]
+    outside = [place for place in conversion.stored.values() if place.site.block < 0]
+    late = [p for p in outside if not p.is_embedding and order[id(p.module)] > last]
+    return [place for place in outside if place not in late], late
 
 
 def _settle(
@@ -227,13 +228,14 @@ def _take_over(conversion: Conversion, block: ConvertedBlock) -> None:
 def _convert_after(
     conversion: Conversion, finished: FinishedBlocks, calibration: Stream | None
 ) -> None:
-    late = [place for place in conversion.stored.values() if _is_late(place)]
     if AFTER in finished:
         return
+    _, late = _outside(conversion)
     with (
         _worked_on(outside_of_blocks(conversion.model), conversion.device),
         conversion.under_activations(),
     ):
+        _take_over(conversion, finished.read(BEFORE))
         runs = [] if calibration is None or not late else _leaving(conversion, calibration)
         finished.write(AFTER, convert_block(_job(conversion, late, runs)))
 

@@ -17,7 +17,7 @@ from mpq.modeling.sites import Place
 from mpq.plans.plan import Plan
 
 NEVER_REACHED = "no calibration token came by"
-UNSEEN = "its input cannot be seen"
+UNSEEN = "what it reads cannot be seen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

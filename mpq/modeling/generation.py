@@ -26,8 +26,8 @@ def generate_windows(
 
     Each begins with the tokenizer's bos token, where it has one, and a token drawn from the
     whole vocabulary without repetition; the next two to four are the likeliest ones, all others
-    are drawn from the 50 likeliest (Liu et al. 2023, LLM-QAT, section 3.1 and its code). A text that
-    ends is followed by another: the end is a token like others.
+    are drawn from the 50 likeliest (Liu et al. 2023, LLM-QAT, section 3.1 and its code). A text
+    that ends is followed by another: the end is a token like others.
 
     Args:
         model: A causal language model, whole on its device.
@@ -47,7 +47,7 @@ def generate_windows(
         )
     if not model.can_generate():
         raise DataError(
-            f"{type(model).__name__} writes no text, so it cannot calibrate on its own; give a text"
+            f"{type(model).__name__} writes no text, so it cannot calibrate on its own; give one"
         )
     generator = torch.Generator().manual_seed(seed)
     firsts = _first_tokens(model.config.get_text_config().vocab_size, num_windows, generator)
