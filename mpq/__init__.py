@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpq.formats.format import Format
     from mpq.formats.zoo import parse_format
     from mpq.kernels.fake_quant import decode, encode, quantize
+    from mpq.modeling.checkpoint import load
     from mpq.modeling.loading import load_model
     from mpq.modeling.sites import sites
     from mpq.modeling.wrap import apply_plan, uniform_plan
@@ -32,6 +33,7 @@ __all__ = [
     "cost",
     "decode",
     "encode",
+    "load",
     "load_model",
     "open_run",
     "parse_format",
@@ -49,6 +51,7 @@ _HOMES = {
     "apply_plan": "mpq.modeling.wrap",
     "decode": "mpq.kernels.fake_quant",
     "encode": "mpq.kernels.fake_quant",
+    "load": "mpq.modeling.checkpoint",
     "load_model": "mpq.modeling.loading",
     "open_run": "mpq.run",
     "parse_format": "mpq.formats.zoo",

@@ -25,6 +25,10 @@ class ModelError(MpqError, ValueError):
     """A model that cannot be loaded, wrapped, or quantised as asked."""
 
 
+class CheckpointError(ModelError):
+    """A packed checkpoint that cannot be written, or that is not what was written."""
+
+
 class DataError(MpqError, ValueError):
     """Text or labels that cannot be read, or are fewer than asked for."""
 

@@ -39,7 +39,7 @@ ARROWS = {
         "config": "config_rules config_sections formats errors",
         "cost": "plans formats errors",
         "run": "files plans formats errors",
-        "modeling": "kernels plans formats measures data assets errors",
+        "modeling": "kernels plans formats measures data assets files errors",
         "profiling": "modeling kernels plans formats measures data run files errors",
         "search": "plans formats cost config run files errors",
         "plots": "plans formats cost run files errors",

@@ -99,11 +99,11 @@ def load_subject(args: argparse.Namespace) -> Subject:
         MpqError: Whatever of it cannot be had as asked.
     """
     from mpq.cli.inputs import load_data_of, load_model_of
-    from mpq.modeling.loading import device_of
+    from mpq.modeling.loading import place_of
 
     config = read_config(args)
     options = walk_options(args)
-    device = device_of(args.device or "auto")
+    device = place_of(args.device or "auto")
     loaded = load_model_of(config)
     splits: Any = load_data_of(config, loaded.tokenizer)
     calibration, made_of = splits.calibration.tokens, splits.calibration.sha256

@@ -6,24 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors import safe_open
+from safetensors.torch import save
 
 from mpq.convert.block import ConvertedBlock
 from mpq.convert.report import TensorReport
 from mpq.errors import RunError
 from mpq.files import read_json, write_atomic, write_json
-from mpq.formats.zoo import parse_format
-from mpq.kernels.encoded import Encoded
-from mpq.modeling.packed import PackedWeight
+from mpq.modeling.checkpoint_parts import (
+    HEADER,
+    PARTS,
+    PackedFacts,
+    facts_from,
+    header_of,
+    packed_from,
+    parts_of,
+)
 from mpq.run import flatten
 
 BEFORE = "before"
 AFTER = "after"
 """Keys of what lies before the blocks (embeddings), and of what reads them (a head of its own)."""
-
-PARTS = ("codes", "scales", "zero_points", "tensor_scales")
 
 SETTINGS = "settings.json"
 
@@ -35,63 +38,38 @@ class FinishedBlocks:
     path: Path
 
     def __contains__(self, key: str) -> bool:
-        return self._facts(key).is_file()
+        return self._rows(key).is_file()
 
     def write(self, key: str, block: ConvertedBlock) -> None:
-        """Keeps a block; it counts as done once its facts lie beside its tensors."""
-        write_atomic(self._tensors(key), save(_tensors_of(block)))
-        facts = {
-            "rows": [report.row for report in block.reports],
-            "packed": {site: _facts_of(packed.encoded) for site, packed in block.packed.items()},
-        }
-        write_json(self._facts(key), facts)
+        """Keeps a block; it counts as done once its rows lie beside its tensors."""
+        tensors = dict(block.biases)
+        for site, packed in block.packed.items():
+            tensors |= {f"{site}.{part}": held for part, held in parts_of(packed).items()}
+        facts = {site: PackedFacts.of(packed) for site, packed in block.packed.items()}
+        stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomic(self._tensors(key), save(stored, {HEADER: header_of(facts)}))
+        write_json(self._rows(key), [report.row for report in block.reports])
 
     def read(self, key: str) -> ConvertedBlock:
         """A block that was kept."""
-        tensors = load_file(self._tensors(key))
-        facts = read_json(self._facts(key))
-        packed = {site: _packed(site, tensors, of) for site, of in facts["packed"].items()}
-        return ConvertedBlock(
-            packed=packed,
-            biases={name: tensor for name, tensor in tensors.items() if "/" not in name},
-            reports=tuple(map(TensorReport.of_row, facts["rows"])),
-        )
+        with safe_open(self._tensors(key), framework="pt") as file:
+            facts = facts_from(file.metadata()[HEADER])
+            names = set(file.keys())
+            packed = {}
+            for site, of in facts.items():
+                held = {part for part in PARTS if f"{site}.{part}" in names}
+                names -= {f"{site}.{part}" for part in held}
+                parts = {part: file.get_tensor(f"{site}.{part}") for part in held}
+                packed[site] = packed_from(of, parts)
+            biases = {name: file.get_tensor(name) for name in sorted(names)}
+        reports = tuple(map(TensorReport.of_row, read_json(self._rows(key))))
+        return ConvertedBlock(packed=packed, biases=biases, reports=reports)
 
     def _tensors(self, key: str) -> Path:
         return self.path / f"{key}.safetensors"
 
-    def _facts(self, key: str) -> Path:
+    def _rows(self, key: str) -> Path:
         return self.path / f"{key}.json"
-
-
-def _tensors_of(block: ConvertedBlock) -> dict[str, Tensor]:
-    tensors = dict(block.biases)
-    for site, packed in block.packed.items():
-        parts = {part: getattr(packed.encoded, part) for part in PARTS} | {"order": packed.order}
-        tensors |= {f"{site}/{part}": held for part, held in parts.items() if held is not None}
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _facts_of(encoded: Encoded) -> dict[str, Any]:
-    return {
-        "format": str(encoded.format),
-        "axis": encoded.axis,
-        "shape": list(encoded.shape),
-        "dtype": str(encoded.dtype).removeprefix("torch."),
-    }
-
-
-def _packed(site: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> PackedWeight:
-    parts = {part: tensors.get(f"{site}/{part}") for part in PARTS[1:]}
-    encoded = Encoded(
-        format=parse_format(facts["format"]),
-        axis=facts["axis"],
-        shape=tuple(facts["shape"]),
-        dtype=getattr(torch, facts["dtype"]),
-        codes=tensors[f"{site}/codes"],
-        **parts,
-    )
-    return PackedWeight(encoded=encoded, order=tensors.get(f"{site}/order"))
 
 
 def block_key(index: int) -> str:

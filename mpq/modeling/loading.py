@@ -36,7 +36,7 @@ class LoadedModel:
         model: As transformers loads it; its attention implementation is its own default.
         tokenizer: Of the same id.
         id: As given: a shipped model, a Hugging Face id, or a directory.
-        fingerprint: `fingerprint(model)`.
+        fingerprint: `fingerprint(model)`; of a packed checkpoint the digest of its files.
     """
 
     model: PreTrainedModel
@@ -67,7 +67,7 @@ def load_model(
     """
     _refuse_unknown("task", task, TASKS)
     _refuse_unknown("dtype", dtype, DTYPES)
-    place = device_of(device)
+    place = place_of(device)
     source = str(SHIPPED_MODELS.get(id, id))
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if id in SHIPPED_MODELS:
@@ -112,9 +112,12 @@ def refuse_quantized(config: Any, name: str) -> None:
                 if isinstance(quantization, dict)
                 else getattr(quantization, "quant_method", None)
             )
+            way_out = "Load the model that it was made from"
+            if method == "mpq":
+                way_out += ", or run this one: mpq.load"
             raise ModelError(
                 f"{name!r} is already quantised ({getattr(method, 'value', method)}); mpq gives "
-                "formats to full-precision weights. Load the model that it was made from"
+                f"formats to full-precision weights. {way_out}"
             )
 
 
@@ -133,11 +136,11 @@ def _refuse_unknown(what: str, value: str, known: dict[str, Any]) -> None:
         raise ModelError(f"{what} must be one of {', '.join(known)}; {value!r} is none of them")
 
 
-def device_of(name: str) -> torch.device:
-    """The device of a name: "auto" is cuda where there is one, else cpu.
+def place_of(name: str) -> torch.device:
+    """The device of this name; of "auto" cuda where there is one, else the CPU.
 
     Raises:
-        ModelError: It names none, or one that is not there.
+        ModelError: There is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

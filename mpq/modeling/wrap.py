@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ from mpq.modeling.validity import check_plan, find_activations
 from mpq.modeling.weights import Quantize, WeightCache, quantized, swapped
 from mpq.plans.plan import Plan
 from mpq.plans.rules import matches
-from mpq.plans.site import Role, Site
+from mpq.plans.site import STORED_ROLES, Role, Site
 
-__all__ = ["WeightCache", "apply_plan", "tap", "uniform_plan"]
+__all__ = ["WeightCache", "apply_plan", "keep_activations", "tap", "uniform_plan"]
 
 EVERY_ROLE: tuple[Role, ...] = ("weight", "input", "q", "k", "v", "probs")
 """The roles of a uniform plan unless it is narrowed."""
@@ -36,6 +37,10 @@ _APPLIED: WeakSet[nn.Module] = WeakSet()
 
 Operate = Callable[[Tensor, Keys | None], Tensor]
 """What happens to an activation; attention operands come with the positions of their keys."""
+
+
+_Operands = WeakKeyDictionary[nn.Module, dict[Role, Operate | None]]
+"""Operations by attention module and role; transformers' registry must keep no model alive."""
 
 
 @contextmanager
@@ -84,6 +89,28 @@ def apply_plan(
             )
         )
         yield
+
+
+def keep_activations(model: PreTrainedModel, plan: Plan) -> None:
+    """Nothing comes back; the plan's activations take their formats for as long as `model` lives.
+
+    The plan's stored tensors are left alone: they are what a checkpoint has them be. Nothing
+    outside of the model holds on to it, so that it is freed like any other.
+
+    Raises:
+        PlanError: The plan does not fit the model, or one is already applied to it.
+    """
+    flowing = {
+        name: fmt
+        for name, fmt in plan.formats.items()
+        if name.rpartition(".")[2] not in STORED_ROLES
+    }
+    if not flowing:
+        return
+    stack = ExitStack()
+    stack.enter_context(apply_plan(model, replace(plan, formats=flowing)))
+    # A function, since it is copied as it is with a model, where a context could not be.
+    vars(model)["_leave_plan"] = lambda: stack.close()
 
 
 @contextmanager
@@ -193,11 +220,11 @@ def _activations_through(
     model: PreTrainedModel, operations: Iterable[tuple[Place, Operate | None]]
 ) -> Iterator[None]:
     """A context in which each place's activation is operated on; None leaves it as it is."""
-    operands: dict[tuple[nn.Module, str], Operate | None] = {}
+    operands = _Operands()
     with ExitStack() as stack:
         for place, operate in operations:
             if place.site.role in _OPERANDS:
-                operands[place.module, place.site.role] = operate
+                operands.setdefault(place.module, {})[place.site.role] = operate
             elif operate is not None:
                 stack.enter_context(_flow_through(place, operate))
         if operands:
@@ -216,11 +243,9 @@ def _flow_through(place: Place, operate: Operate) -> AbstractContextManager[None
     return expert_input_through(place.module, place.tensor, transform)
 
 
-def _among(
-    operands: Mapping[tuple[nn.Module, str], Operate | None],
-) -> Callable[[nn.Module, Role, Tensor, Keys], Tensor]:
+def _among(operands: _Operands) -> Callable[[nn.Module, Role, Tensor, Keys], Tensor]:
     def transform(module: nn.Module, role: Role, x: Tensor, keys: Keys) -> Tensor:
-        operate = operands.get((module, role))
+        operate = operands.get(module, {}).get(role)
         return x if operate is None else operate(x, keys)
 
     return transform

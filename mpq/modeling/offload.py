@@ -1,0 +1,167 @@
+"""Blocks of a model whose weights stay packed outside of the device until they run.
+
+Before a block runs, its weights are decoded onto the device; afterwards they are let go. While it
+runs, the packed bytes of the next one are fetched: from the mapped files into memory by a thread,
+and to a CUDA device through pinned memory on a stream of its own. So there are never more than
+one block decoded and one packed, beside what lies outside of the blocks.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mpq.errors import ModelError
+from mpq.modeling.blockwise import blocks
+from mpq.modeling.checkpoint_model import Source, Stored
+from mpq.modeling.checkpoint_reading import Checkpoint
+from mpq.modeling.packed import with_tensors
+
+
+def offload_blocks(
+    model: PreTrainedModel,
+    sources: Sequence[Source],
+    checkpoint: Checkpoint,
+    device: torch.device,
+) -> None:
+    """Nothing comes back; the model runs on the device, the weights of its blocks elsewhere.
+
+    Everything outside of the blocks (embeddings, head, last norm) is decoded and stays. The model
+    only infers: none of its parameters asks for a gradient. It cannot be moved to another device.
+
+    Args:
+        model: As `build_model` made it.
+        sources: Where its tensors come from.
+        checkpoint: Where the blocks' weights stay.
+        device: Where the model runs.
+
+    Raises:
+        ModelError: The model has no blocks.
+    """
+    found = [block for _, block in blocks(model)]
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no list of blocks to offload; load it without offload"
+        )
+    model.requires_grad_(requires_grad=False)
+    inside = [_sources_of(block, model, sources) for block in found]
+    away = {id(source) for of_one in inside for source in of_one}
+    for source in sources:
+        if id(source) not in away:
+            source.tensor.data = source.values(source.stored(checkpoint), device)
+        else:
+            _let_go(source, device)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    turns = _Turns(inside, checkpoint, device)
+    for index, block in enumerate(found):
+        turns.attach(block, index)
+
+
+def _sources_of(block: nn.Module, model: nn.Module, sources: Sequence[Source]) -> list[Source]:
+    """The sources of a block's parameters that nothing outside of the block holds."""
+    own = {id(parameter) for parameter in block.parameters()}
+    within = set(block.modules())
+    shared = {
+        id(parameter)
+        for module in model.modules()
+        if module not in within
+        for parameter in module.parameters(recurse=False)
+    }
+    return [source for source in sources if id(source.tensor) in own - shared]
+
+
+def _let_go(source: Source, device: torch.device) -> None:
+    data = source.tensor.data
+    source.tensor.data = torch.zeros((), dtype=data.dtype, device=device).expand(source.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fetched:
+    """A block's packed weights, near the device.
+
+    Attributes:
+        index: The block's number.
+        stored: What the checkpoint holds, by source and part.
+        arrived: On CUDA, what the computing stream waits for.
+    """
+
+    index: int
+    stored: list[list[Stored]]
+    arrived: torch.cuda.Event | None
+
+
+class _Turns:
+    """Whose turn it is: the block that is decoded, and the next one, which is being fetched."""
+
+    def __init__(
+        self, inside: Sequence[Sequence[Source]], checkpoint: Checkpoint, device: torch.device
+    ) -> None:
+        self._inside = inside
+        self._checkpoint = checkpoint
+        self._device = device
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mpq-offload")
+        self._next: Future[_Fetched] | None = None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def attach(self, block: nn.Module, index: int) -> None:
+        """From now on the block's weights come when it runs and go when it has run."""
+
+        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            _refuse_gradients(block, (*args, *kwargs.values()))
+            self._decode(index)
+
+        def leave(*_: Any) -> None:
+            for source in self._inside[index]:
+                _let_go(source, self._device)
+
+        block.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
+        block.register_forward_hook(leave, always_call=True)
+
+    def _decode(self, index: int) -> None:
+        fetched = self._next.result() if self._next is not None else None
+        self._next = None
+        if fetched is None or fetched.index != index:
+            fetched = self._fetch(index)
+        if fetched.arrived is not None:
+            torch.cuda.current_stream(self._device).wait_event(fetched.arrived)
+        for source, stored in zip(self._inside[index], fetched.stored, strict=True):
+            source.tensor.data = source.values(stored, self._device)
+        # Generation comes back to the first block with the next token.
+        self._next = self._thread.submit(self._fetch, (index + 1) % len(self._inside))
+
+    def _fetch(self, index: int) -> _Fetched:
+        stored = [
+            [_near(one, self._bring) for one in source.stored(self._checkpoint)]
+            for source in self._inside[index]
+        ]
+        arrived = None if self._stream is None else self._stream.record_event()
+        return _Fetched(index=index, stored=stored, arrived=arrived)
+
+    def _bring(self, x: Tensor) -> Tensor:
+        """A tensor of a mapped file in memory; on CUDA on its way to the device."""
+        if self._stream is None:
+            return x.clone()
+        with torch.cuda.stream(self._stream):
+            there = x.pin_memory().to(self._device, non_blocking=True)
+        # Its memory is not given to another tensor before the computing stream has read it.
+        there.record_stream(torch.cuda.default_stream(self._device))
+        return there
+
+
+def _near(stored: Stored, bring: Any) -> Stored:
+    near: Stored = bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
+    return near
+
+
+def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:
+    if any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
+        raise ModelError(
+            f"{type(block).__name__} is offloaded, and its weights are gone before a backward "
+            "pass could read them; run under torch.no_grad(), or load without offload"
+        )
