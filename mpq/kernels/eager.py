@@ -125,16 +125,23 @@ def quantize_alone(x: Tensor, format: Format) -> Tensor:
     return out.view(x.shape)
 
 
-def round_alone(x: Tensor, format: Format) -> Tensor:
-    """The values of `x` in a format without stored scales, in units of the element."""
+def round_alone(x: Tensor, format: Format, dtype: torch.dtype | None = None) -> Tensor:
+    """The values of `x` in a format without stored scales, in units of the element.
+
+    Args:
+        x: A float tensor.
+        format: The format.
+        dtype: What the values will be cast to, which bounds them; None: the dtype of `x`.
+    """
     element = format.element
+    dtype = dtype or x.dtype
     fraction = format.scale.fraction if isinstance(format.scale, StaticScale) else 0
-    bound = bound_in(x.dtype, element, fraction)
+    bound = bound_in(dtype, element, fraction)
     cast = CASTS.get(element) if isinstance(element, FloatElement) else None
-    if cast is not None and x.dtype != torch.float64:
+    if cast is not None and dtype != torch.float64:
         largest = bound or element.largest
         return x.float().clamp(-largest, largest).to(cast).float()
-    arithmetic = arithmetic_dtype(x.dtype) if fits_float32(element) else torch.float64
+    arithmetic = arithmetic_dtype(dtype) if fits_float32(element) else torch.float64
     return round_to_element(x.to(arithmetic) * 2.0**fraction, element, largest=bound)
 
 

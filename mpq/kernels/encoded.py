@@ -78,33 +78,57 @@ class Encoded:
 
 def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
     """The packed codes and scales of a finite tensor that is not empty."""
-    element = format.element
     if format.block is None:
-        values = round_alone(x, format)
-        return Encoded(
-            format=format,
-            axis=axis,
-            shape=tuple(x.shape),
-            dtype=x.dtype,
-            codes=_packed(codes_of(values, element), element.width),
-        )
+        return encode_values(round_alone(x, format), format, axis, x.dtype)
     layout = Layout.of(tuple(x.shape), axis, format.block)
-    # Shared exponents are exact in float64, and there even those of blocks of zeros.
-    is_exact = isinstance(format.scale, SharedExponent)
-    blocks = layout.split(x).to(torch.float64 if is_exact else arithmetic_dtype(x.dtype))
+    blocks = layout.split(x).to(computing_dtype(format, x.dtype))
     above = scales_above(x, blocks, format, layout, axis)
     scales = choose_scales(blocks, format, x.dtype, above)
-    codes = codes_of(round_blocks(blocks, element, scales), element, scales.zero_point)
+    values = layout.join(round_blocks(blocks, format.element, scales), tuple(x.shape))
+    return encode_values(values, format, axis, x.dtype, scales=scales, above=above)
+
+
+def computing_dtype(format: Format, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the blocks of a tensor of this dtype are encoded."""
+    # Shared exponents are exact in float64, and there even those of blocks of zeros.
+    return torch.float64 if isinstance(format.scale, SharedExponent) else arithmetic_dtype(dtype)
+
+
+def encode_values(
+    values: Tensor,
+    format: Format,
+    axis: int,
+    dtype: torch.dtype,
+    *,
+    scales: Scales | None = None,
+    above: Tensor | None = None,
+) -> Encoded:
+    """The packed codes and scales of a tensor whose values and scales are chosen already.
+
+    Args:
+        values: The tensor in units of the element: values that the element has.
+        format: The format.
+        axis: The axis along which blocks lie.
+        dtype: The dtype of the tensor that the values stand for.
+        scales: One for each block, in the order of `Layout.split`; None without blocks.
+        above: The scale above each block's, [blocks, 1], of a nested scale.
+    """
+    shape, element = tuple(values.shape), format.element
+    if format.block is None or scales is None:
+        packed = _packed(codes_of(values, element), element.width)
+        return Encoded(format=format, axis=axis, shape=shape, dtype=dtype, codes=packed)
+    layout = Layout.of(shape, axis, format.block)
+    zero_point = scales.zero_point
+    blocks = layout.split(values).contiguous()
+    codes = layout.join(codes_of(blocks, element, zero_point), shape)
     return Encoded(
         format=format,
         axis=axis,
-        shape=tuple(x.shape),
-        dtype=x.dtype,
-        codes=_packed(layout.join(codes, tuple(x.shape)), element.width),
+        shape=shape,
+        dtype=dtype,
+        codes=_packed(codes, element.width),
         scales=_stored_scales(scales, format),
-        zero_points=(
-            None if scales.zero_point is None else _packed(scales.zero_point, element.width)
-        ),
+        zero_points=None if zero_point is None else _packed(zero_point, element.width),
         tensor_scales=_stored_above(above, format, layout),
     )
 
