@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpq.cli.console import add_log_flags, run_program, set_up_logging
+from mpq.errors import RunError
 
 if TYPE_CHECKING:
     from mpq.cli.convert_inputs import Subject
@@ -136,10 +137,16 @@ def convert(args: argparse.Namespace) -> None:
     check_plan_source(args)
     subject = load_subject(args)
     settings = settings_of(args, subject)
-    if not is_finished(args.out, settings):
-        plan, losses = plan_of(args, subject, settings)
-        write(args, subject, plan, settings | {"losses": losses})
-    export_all(args.out, args.export)
+    try:
+        if not is_finished(args.out, settings):
+            plan, losses = plan_of(args, subject, settings)
+            write(args, subject, plan, settings, losses)
+        export_all(args.out, args.export)
+    except OSError as error:
+        raise RunError(
+            f"{args.out} cannot be written: {error}. Make room, or choose another directory; the "
+            "same command goes on with the blocks that are done"
+        ) from error
     print_report(args.out, report_of(args.out), args.export)
 
 
@@ -189,7 +196,11 @@ def plan_of(
 
 
 def write(
-    args: argparse.Namespace, subject: Subject, plan: Plan, settings: dict[str, Any]
+    args: argparse.Namespace,
+    subject: Subject,
+    plan: Plan,
+    settings: dict[str, Any],
+    losses: dict[str, Any],
 ) -> None:
     """Converts block by block, then writes the checkpoint and its report.
 
@@ -213,5 +224,5 @@ def write(
     finished = open_finished(folder / "blocks", settings | {"digest": plan.digest})
     with shown_progress() as progress:
         heldout = walk(conversion, finished, progress)
-    write_directory(args.out, subject, conversion, finished, heldout, settings)
+    write_directory(args.out, subject, conversion, finished, heldout, settings, losses)
     shutil.rmtree(folder)

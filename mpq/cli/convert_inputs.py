@@ -69,9 +69,10 @@ def read_config(args: argparse.Namespace) -> SearchConfig:
     for key, value in (("id", args.model), ("dtype", args.dtype)):
         if value is not None:
             model[key] = value
-    # The model stays on the CPU; blocks visit the device one at a time.
+    # The model stays on the CPU; blocks visit the device one at a time. Nothing is searched, and a
+    # space needs two candidates.
     model["device"] = "cpu"
-    table |= {"space": {"formats": ["fp32"]}, "search": {"seed": args.seed}}
+    table |= {"space": {"formats": ["bf16", "fp32"]}, "search": {"seed": args.seed}}
     return search_config(table, where="command line")
 
 

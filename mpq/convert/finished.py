@@ -1,7 +1,7 @@
 """Blocks that are done, on disk: what an interrupted conversion goes on from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class FinishedBlocks:
 
     def __contains__(self, key: str) -> bool:
         return self._rows(key).is_file()
+
+    def blocks(self) -> Iterator[ConvertedBlock]:
+        """What is done, in the model's order, read one by one."""
+        done = {path.stem for path in self.path.glob("*.json")} - {Path(SETTINGS).stem}
+        for key in sorted(done, key=lambda key: (key == AFTER, key != BEFORE, key)):
+            yield self.read(key)
 
     def write(self, key: str, block: ConvertedBlock) -> None:
         """Keeps a block; it counts as done once its rows lie beside its tensors."""
