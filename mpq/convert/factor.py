@@ -57,7 +57,8 @@ def factorize(hessian: Tensor, damping: float) -> Factor | None:
         root = _upper_root(hessian, is_dead, share * mean)
         if root is not None:
             pivots = root.diagonal().clone()
-            feedback = root.div_(pivots).triu_(1)
+            feedback = root.div_(pivots)
+            feedback.diagonal().zero_()
             pivots.square_().masked_fill_(is_dead, 0.0)
             return Factor(
                 feedback=feedback, pivots=pivots, damping=share, added=float(share * mean)

@@ -74,6 +74,20 @@ def tensor_scales(weight: Tensor, format: Format) -> Tensor | None:
     return scales_above(weight, weight, format, layout, -1)
 
 
+def above_blocks(weight: Tensor, format: Format) -> Tensor | None:
+    """The scale above each block, [blocks, 1]; None where there is none.
+
+    Args:
+        weight: [rows, columns], the original, in its own dtype.
+        format: The format.
+    """
+    above = tensor_scales(weight, format)
+    if above is None or format.block is None:
+        return None
+    layout = Layout.of(tuple(weight.shape), -1, format.block)
+    return above.repeat_interleave(layout.blocks_per_row, dim=0)
+
+
 def choose_grids(
     columns: Tensor,
     format: Format,
