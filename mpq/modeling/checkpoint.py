@@ -67,6 +67,8 @@ def model_of(
     else:
         for source in sources:
             source.tensor.data = source.values(source.stored(checkpoint), place)
-        model.to(place)  # buffers that no file holds
+        for name, buffer in model.named_buffers():  # those that no file holds
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, buffer.to(place))
     keep_activations(model, checkpoint.plan)
     return model

@@ -6,6 +6,7 @@ parameter is given its values. No weight is drawn at random, and none exists twi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
 
 from mpq.errors import CheckpointError
 from mpq.modeling.checkpoint_reading import Checkpoint
 from mpq.modeling.experts import expert_layers, projections
 from mpq.modeling.packed import PackedWeight, unpack_weight, with_tensors
-
 
 Stored = Tensor | PackedWeight
 """A tensor as it lies in a checkpoint."""
@@ -85,12 +86,25 @@ def build_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[Source]]:
     with torch.device("meta"):
         shapes = {name: x.shape for name, x in model_class(config).state_dict().items()}
     empty = {name: torch.zeros((), dtype=dtype).expand(shape) for name, shape in shapes.items()}
-    model = model_class.from_pretrained(
-        None, config=config, state_dict=empty, dtype=dtype, local_files_only=True
-    )
+    with _without_progress():
+        model = model_class.from_pretrained(
+            None, config=config, state_dict=empty, dtype=dtype, local_files_only=True
+        )
     _add_biases(model, checkpoint)
     model.config.name_or_path = str(checkpoint.path)
     return model.eval(), _sources(model, checkpoint)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """A context in which transformers draws no bar: what it loads here are no values."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _class(checkpoint: Checkpoint) -> Any:
@@ -107,7 +121,7 @@ def _class(checkpoint: Checkpoint) -> Any:
 def _add_biases(model: nn.Module, checkpoint: Checkpoint) -> None:
     for name in checkpoint.biases_added:
         layer = model.get_submodule(name.rpartition(".")[0])
-        if not isinstance(layer, nn.Linear) or layer.bias is not None:
+        if not isinstance(layer, nn.Linear) or getattr(layer, "bias", None) is not None:
             raise CheckpointError(
                 f"{checkpoint.path} adds {name} to a {type(layer).__name__}, which takes none; "
                 "only a Linear without a bias can be given one. Convert again"

@@ -75,14 +75,16 @@ class PackedFacts:
         """The dtype and number of entries of every part that the weight consists of."""
         scale, width = self.format.scale, self.format.element.width
         sizes = {"codes": (torch.uint8, packed_bytes(width, math.prod(self.shape)))}
-        if self.format.block is not None and math.prod(self.shape):
-            sizes |= self._of_blocks(self.format.block.count(self.shape, self.axis))
-        if isinstance(scale, NestedScale) and scale.absmax is None and math.prod(self.shape):
-            above = ROW if scale.per_row else TENSOR
-            sizes["tensor_scales"] = (torch.float32, above.count(self.shape, self.axis))
         if self.ordered:
             columns = self.shape[positive_axis(self.shape, self.axis)]
             sizes["order"] = (torch.int32, columns)
+        if 0 in self.shape:
+            return sizes
+        if self.format.block is not None:
+            sizes |= self._of_blocks(self.format.block.count(self.shape, self.axis))
+        if isinstance(scale, NestedScale) and scale.absmax is None:
+            above = ROW if scale.per_row else TENSOR
+            sizes["tensor_scales"] = (torch.float32, above.count(self.shape, self.axis))
         return sizes
 
     def _of_blocks(self, count: int) -> dict[str, tuple[torch.dtype, int]]:

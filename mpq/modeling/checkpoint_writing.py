@@ -42,7 +42,7 @@ _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 _HASHED_AT_ONCE = 2**22
 
 
-def write_checkpoint(  # noqa: PLR0913 - each is a fact of its own
+def write_checkpoint(
     path: str | Path,
     *,
     model_config: Mapping[str, Any],
@@ -219,7 +219,7 @@ def _rename(folder: Path, shards: Sequence[_Shard]) -> list[str]:
     return names
 
 
-def _write_facts(  # noqa: PLR0913, PLR0917 - everything that the two files tell of
+def _write_facts(
     folder: Path,
     config: dict[str, Any],
     plan: Plan,

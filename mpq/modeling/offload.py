@@ -6,7 +6,7 @@ and to a CUDA device through pinned memory on a stream of its own. So there are 
 one block decoded and one packed, beside what lies outside of the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +107,7 @@ class _Turns:
         self._device = device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mpq-offload")
         self._next: Future[_Fetched] | None = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _side_stream(device)
 
     def attach(self, block: nn.Module, index: int) -> None:
         """From now on the block's weights come when it runs and go when it has run."""
@@ -154,9 +154,15 @@ class _Turns:
         return there
 
 
-def _near(stored: Stored, bring: Any) -> Stored:
-    near: Stored = bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
-    return near
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    if device.type != "cuda":
+        return None
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+def _near(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
+    return bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
 
 
 def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:

@@ -67,11 +67,21 @@ def unpack_weight(packed: PackedWeight, dtype: torch.dtype | None = None) -> Ten
 
 def with_tensors(packed: PackedWeight, transform: Callable[[Tensor], Tensor]) -> PackedWeight:
     """The same packed weight with every tensor replaced by what `transform` makes of it."""
-    names = ("codes", "scales", "zero_points", "tensor_scales")
-    tensors = {name: getattr(packed.encoded, name) for name in names}
-    new = {name: None if x is None else transform(x) for name, x in tensors.items()}
-    order = None if packed.order is None else transform(packed.order)
-    return replace(packed, encoded=replace(packed.encoded, **new), order=order)
+
+    def each(x: Tensor | None) -> Tensor | None:
+        return None if x is None else transform(x)
+
+    encoded = packed.encoded
+    return PackedWeight(
+        encoded=replace(
+            encoded,
+            codes=transform(encoded.codes),
+            scales=each(encoded.scales),
+            zero_points=each(encoded.zero_points),
+            tensor_scales=each(encoded.tensor_scales),
+        ),
+        order=each(packed.order),
+    )
 
 
 def _range(order: Tensor) -> str:

@@ -109,8 +109,12 @@ def keep_activations(model: PreTrainedModel, plan: Plan) -> None:
         return
     stack = ExitStack()
     stack.enter_context(apply_plan(model, replace(plan, formats=flowing)))
-    # A function, since it is copied as it is with a model, where a context could not be.
-    vars(model)["_leave_plan"] = lambda: stack.close()
+
+    def leave_plan() -> None:
+        stack.close()
+
+    # A function, since a copy of the model shares it; the contexts themselves cannot be copied.
+    vars(model)["_leave_plan"] = leave_plan
 
 
 @contextmanager
