@@ -1,0 +1,224 @@
+"""Runs the parts of the experiment, goes on with them, and writes what they say.
+
+    python experiments/002_gptq/run.py MODEL PART... --calibration TEXT --heldout TEXT [--out DIR]
+
+MODEL is `tiny_llama` or `gemma`. README.md beside this file says what the parts are. Everything
+that was done is kept in the directory; `report` rewrites results.json and tables.md from it.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import conversions
+import judge
+from report import write_report
+from torch import Tensor
+from windows import CALIBRATION, HELDOUT, read_windows, write_windows
+
+from mpq.convert.solver import SolverOptions
+from mpq.files import read_json, write_json
+from mpq.modeling.loading import LoadedModel, load_model
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("windows", "formats", "mixed", "rivals", "report")
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is converted, on what, and how; the tests have a small one.
+
+    Attributes:
+        model: Id or directory.
+        dtype: Of its weights.
+        calibration: (windows, tokens a window) of the first text.
+        heldout: The same of the second.
+        formats: Each given to every weight of the blocks.
+        candidates: Names of mixed conversions -> candidates and the format whose bits they get.
+        options: Of the solver.
+        absmax: Formats that are also solved with their own range, as other tools do.
+    """
+
+    model: str
+    dtype: str
+    calibration: tuple[int, int]
+    heldout: tuple[int, int]
+    formats: tuple[str, ...] = (
+        "int4-g128", "int3-g128", "int3", "bfp4", "bfp3", "mxfp4", "nf4-g64",
+    )  # fmt: skip
+    candidates: tuple[tuple[str, tuple[str, ...], str], ...] = (
+        ("rows", ("int4", "int3", "int2"), "int3"),
+        ("groups", ("int4-g128", "int3-g128", "int2-g128"), "int3-g128"),
+    )
+    options: SolverOptions = field(
+        default_factory=lambda: SolverOptions(act_order=True, grid="mse")
+    )
+    absmax: tuple[str, ...] = ("int4-g128", "int3-g128")
+
+
+SETTINGS = {
+    "tiny_llama": Setting(
+        model="mpq/tiny-llama", dtype="float32", calibration=(16, 256), heldout=(32, 256)
+    ),
+    "gemma": Setting(
+        model="runs/gemma", dtype="bfloat16", calibration=(16, 512), heldout=(12, 512)
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bench:
+    """A model with its windows, and where everything about it lies."""
+
+    folder: Path
+    setting: Setting
+    loaded: LoadedModel
+
+    def windows(self, name: str) -> Tensor:
+        """Windows for calibration or judging."""
+        return read_windows(self.folder, name)
+
+    def record(self, name: str, make: Any) -> None:
+        """Adds a score under its name, unless it is there."""
+        path = self.folder / SCORES
+        known: dict[str, Any] = read_json(path) if path.exists() else {}
+        if name not in known:
+            start = time.perf_counter()
+            known[name] = make() | {"seconds": round(time.perf_counter() - start, 1)}
+            write_json(path, known)
+            print(name, {key: known[name][key] for key in ("loss", "kl", "seconds")}, flush=True)
+
+
+def formats(bench: Bench) -> None:
+    """Every format, rounded to nearest and solved."""
+    scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
+    bench.record("full precision", lambda: judge.judged(scorer, nullcontext) | _size(bench, None))
+    for text in bench.setting.formats:
+        plan = conversions.uniform(bench.loaded, text)
+        bench.record(
+            f"rtn {text}",
+            lambda plan=plan: (
+                judge.judged(scorer, partial(judge.rounded, bench.loaded, plan))
+                | _size(bench, plan)
+            ),
+        )
+        bench.record(f"gptq {text}", partial(_solved, bench, scorer, f"gptq_{text}", plan))
+        if text in bench.setting.absmax:
+            plain = replace(bench.setting.options, grid="absmax")
+            name = f"gptq_absmax_{text}"
+            bench.record(f"gptq absmax {text}", partial(_solved, bench, scorer, name, plan, plain))
+
+
+def mixed(bench: Bench) -> None:
+    """Formats assigned by the solver's loss, at the bits of a uniform plan."""
+    scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
+    for name, candidates, reference in bench.setting.candidates:
+        folder = bench.folder / f"losses_{name}"
+        found = conversions.losses_in(folder, bench.loaded, candidates, bench.windows(CALIBRATION))
+        for relative in (False, True):
+            plan = conversions.assigned(bench.loaded, found, reference, relative=relative)
+            title = f"mixed {name} {'relative' if relative else 'absolute'} at {reference}"
+            bench.record(
+                title,
+                partial(_solved, bench, scorer, title.replace(" ", "_"), plan),
+            )
+        bench.record(
+            f"gptq {reference}",
+            partial(
+                _solved,
+                bench,
+                scorer,
+                f"gptq_{reference}",
+                conversions.uniform(bench.loaded, reference),
+            ),
+        )
+
+
+def _solved(
+    bench: Bench, scorer: Any, name: str, plan: Any, options: SolverOptions | None = None
+) -> dict[str, Any]:
+    finished = conversions.convert(
+        bench.folder / name,
+        bench.loaded,
+        plan,
+        bench.windows(CALIBRATION),
+        options or bench.setting.options,
+    )
+    scores = judge.judged(scorer, partial(judge.converted, bench.loaded, finished))
+    rows = [report for block in finished.blocks() for report in block.reports]
+    return (
+        scores
+        | _size(bench, plan)
+        | {
+            "formats": conversions.shares(plan),
+            "layer_loss": sum(row.loss for row in rows),
+            "layer_loss_rounded": sum(row.rtn_loss for row in rows),
+            "not_solved": [row.site for row in rows if row.method == "rtn"],
+        }
+    )
+
+
+def _size(bench: Bench, plan: Any) -> dict[str, Any]:
+    weights = conversions.block_weights(bench.loaded)
+    values = sum(place.site.shape[0] * place.site.shape[1] for place in weights)
+    stored = weights[0].site.stored_bits
+    bits = values * stored if plan is None else conversions.bits_of(plan, weights)
+    return {"bits": bits / values, "bytes": bits / 8}
+
+
+def rivals(bench: Bench) -> None:
+    """The weights that other tools left in `rivals/` of the directory; see rivals.py."""
+    scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
+    for folder in sorted((bench.folder / "rivals").iterdir()):
+        if not (folder / "weights.safetensors").is_file():
+            continue
+        bench.record(
+            f"rival {folder.name}",
+            lambda folder=folder: (
+                judge.judged(scorer, partial(judge.given, bench.loaded, folder))
+                | {"record": read_json(folder / "record.json")}
+            ),
+        )
+
+
+def main(argv: Sequence[str] | None = None, settings: dict[str, Setting] | None = None) -> int:
+    """0; runs the parts named, in the order of `PARTS`."""
+    known = SETTINGS if settings is None else settings
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("model", choices=tuple(known))
+    add("parts", nargs="+", choices=PARTS)
+    add("--calibration", type=Path, help="a text, for `windows`")
+    add("--heldout", type=Path, help="another text, for `windows`")
+    add("--out", type=Path, default=Path("runs/002"))
+    add("--results", type=Path, default=HERE, help="where `report` writes")
+    args = parser.parse_args(argv)
+    setting = known[args.model]
+    folder = args.out / args.model
+    if args.parts == ["report"]:
+        write_report(args.out, args.results)
+        return 0
+    bench = Bench(
+        folder=folder, setting=setting, loaded=load_model(setting.model, dtype=setting.dtype)
+    )
+    if "windows" in args.parts:
+        sizes = (setting.calibration, setting.heldout)
+        write_windows(folder, bench.loaded.tokenizer, (args.calibration, args.heldout), sizes)
+        plain = asdict(setting) | {"fingerprint": bench.loaded.fingerprint}
+        write_json(folder / "setting.json", plain)
+    for name, part in (("formats", formats), ("mixed", mixed), ("rivals", rivals)):
+        if name in args.parts:
+            part(bench)
+    if "report" in args.parts:
+        write_report(args.out, args.results)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
