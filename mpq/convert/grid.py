@@ -167,7 +167,7 @@ def read_back(values: Tensor, grid: Grid) -> Tensor:
 
 
 def value_dtype(format: Format, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of what `round_column` returns for a weight of this dtype."""
+    """A dtype that holds what `round_column` returns for a weight of this dtype."""
     if format.block is None and not fits_float32(format.element):
         return torch.float64
     return computing_dtype(format, dtype)

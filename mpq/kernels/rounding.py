@@ -95,7 +95,7 @@ def _round_to_table(scaled: Tensor, element: TableElement, largest: float) -> Te
     # The index of the nearest entry is the number of thresholds that a value reaches.
     thresholds = table_thresholds(element, bits_of(scaled))
     if scaled.numel() <= FEW:
-        index = torch.bucketize(scaled, scaled.new_tensor(thresholds), right=True)
+        index = torch.bucketize(scaled.contiguous(), scaled.new_tensor(thresholds), right=True)
     else:
         index = torch.zeros_like(scaled)
         reaches = torch.empty_like(scaled)

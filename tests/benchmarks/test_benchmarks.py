@@ -63,3 +63,14 @@ def test_search_trial(run):
     assert rows_of(lines, "W,", "cold")
     (bookkeeping,) = rows_of(lines, "bookkeeping:")
     assert float(bookkeeping[1]) > 0
+
+
+def test_gptq_factors(run):
+    lines = run(
+        *("gptq_factors", "bfp4", "int4-g128"),
+        *("--rows", 8, "--columns", 40, "--tokens", 100, "--timed", 8, 32),
+    )
+    (bfp4,) = [row for row in rows_of(lines, "bfp4") if len(row) == 6]
+    assert all(0 < float(share) < 1 for share in bfp4[2:])
+    assert is_positive(rows_of(lines, "factor")[0][1:])
+    assert is_positive(rows_of(lines, "nf4-g64")[0][1:])
