@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from mpq.errors import CheckpointError
-from mpq.modeling.checkpoint_model import build_model, config_of
+from mpq.modeling.checkpoint_model import build_model, config_of, move_buffers
 from mpq.modeling.checkpoint_reading import Checkpoint, open_checkpoint
 from mpq.modeling.checkpoint_writing import write_checkpoint
 from mpq.modeling.loading import LoadedModel, place_of
@@ -67,8 +67,6 @@ def model_of(
     else:
         for source in sources:
             source.tensor.data = source.values(source.stored(checkpoint), place)
-        for name, buffer in model.named_buffers():  # those that no file holds
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, buffer.to(place))
+        move_buffers(model, place)
     keep_activations(model, checkpoint.plan)
     return model

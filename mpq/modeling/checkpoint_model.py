@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from mpq.errors import CheckpointError
@@ -28,6 +28,7 @@ Stored = Tensor | PackedWeight
 def config_of(model: PreTrainedModel) -> dict[str, Any]:
     """The configuration of a model as a checkpoint stores it: with its class and its dtype."""
     config: dict[str, Any] = model.config.to_dict()
+    config.pop("_name_or_path", None)  # a place on the machine that converts
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(model.dtype).removeprefix("torch.")
     return config
@@ -87,24 +88,33 @@ def build_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[Source]]:
         shapes = {name: x.shape for name, x in model_class(config).state_dict().items()}
     empty = {name: torch.zeros((), dtype=dtype).expand(shape) for name, shape in shapes.items()}
     with _without_progress():
-        model = model_class.from_pretrained(
+        model: PreTrainedModel = model_class.from_pretrained(
             None, config=config, state_dict=empty, dtype=dtype, local_files_only=True
         )
     _add_biases(model, checkpoint)
     model.config.name_or_path = str(checkpoint.path)
-    return model.eval(), _sources(model, checkpoint)
+    if model.can_generate() and (checkpoint.path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    return model, _sources(model, checkpoint)
 
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
     """A context in which transformers draws no bar: what it loads here are no values."""
     was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_on:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def move_buffers(model: nn.Module, device: torch.device) -> None:
+    """Nothing comes back; the buffers are on the device, parameters where they were."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 def _class(checkpoint: Checkpoint) -> Any:

@@ -176,14 +176,19 @@ def _stored(parts: Mapping[str, Tensor], seen: set[str]) -> dict[str, Tensor]:
             f"{', '.join(twice)} came twice: a checkpoint holds every tensor once, a tied one "
             "under one of its names"
         )
-    seen |= parts.keys()
-    # A copy where storage is shared: safetensors takes no two tensors of one memory.
-    return {name: part.detach().cpu().contiguous() for name, part in parts.items()}
+    seen.update(parts)
+    return {name: _alone(part.detach().cpu().contiguous()) for name, part in parts.items()}
+
+
+def _alone(x: Tensor) -> Tensor:
+    """The tensor without the rest of a larger one that it was cut from."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 def _written(folder: Path, shard: _Shard, number: int) -> _Shard:
     """The shard on disk under a temporary name, its tensors let go."""
     shard.temporary = folder / f".model-{number:05d}.safetensors.tmp"
+    _require_apart(shard.tensors)
     with _room_on_disk(folder, shard.num_bytes):
         save_file(shard.tensors, shard.temporary, metadata={HEADER: header_of(shard.facts)})
         with shard.temporary.open("rb") as file:
@@ -191,6 +196,16 @@ def _written(folder: Path, shard: _Shard, number: int) -> _Shard:
     shard.names = tuple(shard.tensors)
     shard.tensors = {}
     return shard
+
+
+def _require_apart(tensors: Mapping[str, Tensor]) -> None:
+    holders: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        other = holders.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if other != name:
+            raise CheckpointError(
+                f"{other} and {name} are one tensor: give a tied tensor under one of its names"
+            )
 
 
 @contextmanager

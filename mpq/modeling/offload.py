@@ -8,6 +8,7 @@ one block decoded and one packed, beside what lies outside of the blocks.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 
 from mpq.errors import ModelError
 from mpq.modeling.blockwise import blocks
-from mpq.modeling.checkpoint_model import Source, Stored
+from mpq.modeling.checkpoint_model import Source, Stored, move_buffers
 from mpq.modeling.checkpoint_reading import Checkpoint
 from mpq.modeling.packed import with_tensors
 
@@ -55,9 +56,8 @@ def offload_blocks(
             source.tensor.data = source.values(source.stored(checkpoint), device)
         else:
             _let_go(source, device)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+    move_buffers(model, device)
+    model.register_state_dict_pre_hook(_refuse_state)  # type: ignore[no-untyped-call]
     turns = _Turns(inside, checkpoint, device)
     for index, block in enumerate(found):
         turns.attach(block, index)
@@ -131,27 +131,31 @@ class _Turns:
         if fetched.arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(fetched.arrived)
         for source, stored in zip(self._inside[index], fetched.stored, strict=True):
-            source.tensor.data = source.values(stored, self._device)
+            claimed = [_each(one, self._claim) for one in stored]
+            source.tensor.data = source.values(claimed, self._device)
         # Generation comes back to the first block with the next token.
         self._next = self._thread.submit(self._fetch, (index + 1) % len(self._inside))
 
     def _fetch(self, index: int) -> _Fetched:
-        stored = [
-            [_near(one, self._bring) for one in source.stored(self._checkpoint)]
-            for source in self._inside[index]
-        ]
-        arrived = None if self._stream is None else self._stream.record_event()
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            stored = [
+                [_each(one, self._bring) for one in source.stored(self._checkpoint)]
+                for source in self._inside[index]
+            ]
+            arrived = None if self._stream is None else self._stream.record_event()
         return _Fetched(index=index, stored=stored, arrived=arrived)
 
     def _bring(self, x: Tensor) -> Tensor:
         """A tensor of a mapped file in memory; on CUDA on its way to the device."""
         if self._stream is None:
             return x.clone()
-        with torch.cuda.stream(self._stream):
-            there = x.pin_memory().to(self._device, non_blocking=True)
-        # Its memory is not given to another tensor before the computing stream has read it.
-        there.record_stream(torch.cuda.default_stream(self._device))
-        return there
+        return x.pin_memory().to(self._device, non_blocking=True)
+
+    def _claim(self, x: Tensor) -> Tensor:
+        """The tensor, whose memory nobody is given before the computing stream has read it."""
+        if self._stream is not None:
+            x.record_stream(torch.cuda.current_stream(self._device))
+        return x
 
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
@@ -161,7 +165,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return stream
 
 
-def _near(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
+def _each(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
     return bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
 
 
@@ -171,3 +175,10 @@ def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:
             f"{type(block).__name__} is offloaded, and its weights are gone before a backward "
             "pass could read them; run under torch.no_grad(), or load without offload"
         )
+
+
+def _refuse_state(model: nn.Module, *_: Any) -> None:
+    raise ModelError(
+        f"the weights of this {type(model).__name__} are offloaded, so it has no state dict to "
+        "save, hash or copy; load it without offload"
+    )

@@ -196,6 +196,7 @@ def _quantized_parameters(
         fmt = formats[name]
         if fmt.is_identity:
             continue
+        _refuse_offloaded(name, place.parameter)
         make = partial(
             quantize, format=fmt, axis=place.site.axis, check_finite=True, name=place.site.name
         )
@@ -207,6 +208,14 @@ def _quantized_parameters(
             (parameters[key], quantized(parameters[key], parts_of_one, cache))
             for key, parts_of_one in parts.items()
         ]
+
+
+def _refuse_offloaded(name: str, parameter: nn.Parameter) -> None:
+    if parameter.untyped_storage().nbytes() < parameter.nbytes:
+        raise PlanError(
+            f"{name} is offloaded: its values are read from a packed checkpoint when its block "
+            "runs, so no plan can change them; load the model without offload"
+        )
 
 
 def _through_format(place: Place, fmt: Format, repeats: Repeats) -> Operate | None:
