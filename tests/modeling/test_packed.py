@@ -1,0 +1,57 @@
+"""Weights as a checkpoint stores them, columns in any order."""
+
+import pytest
+import torch
+
+from mpq import decode, encode, quantize
+from mpq.errors import ModelError
+from mpq.modeling.packed import PackedWeight, unpack_weight
+
+
+def weight(rows=6, columns=40):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(3))
+
+
+def shuffled(size):
+    return torch.randperm(size, generator=torch.Generator().manual_seed(5))
+
+
+def test_a_weight_without_an_order_reads_back_as_its_codes_do():
+    packed = PackedWeight(encoded=encode(weight(), "int4-g32"))
+    assert torch.equal(unpack_weight(packed), quantize(weight(), "int4-g32"))
+    assert packed.num_bits == packed.encoded.num_bits
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_columns_come_back_to_the_places_that_the_order_names(axis):
+    w = weight()
+    order = shuffled(w.shape[axis])
+    stored = w.index_select(axis, order)
+    packed = PackedWeight(encoded=encode(stored, "bfp4", axis), order=order)
+    back = unpack_weight(packed)
+    assert torch.equal(back.index_select(axis, order), quantize(stored, "bfp4", axis))
+    assert back.is_contiguous()
+    if axis == 0:
+        for column, position in enumerate(order.tolist()):
+            assert torch.equal(back[position], decode(packed.encoded)[column])
+
+
+def test_an_entry_of_the_order_counts_32_bits():
+    packed = PackedWeight(encoded=encode(weight(), "bfp4"), order=shuffled(40))
+    assert packed.num_bits == packed.encoded.num_bits + 32 * 40
+
+
+def test_the_dtype_of_the_values_can_be_chosen():
+    packed = PackedWeight(encoded=encode(weight().bfloat16(), "int8"), order=shuffled(40))
+    assert unpack_weight(packed).dtype == torch.bfloat16
+    assert unpack_weight(packed, torch.float32).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "order",
+    [torch.arange(39), torch.zeros(40, dtype=torch.long), torch.arange(1, 41), torch.arange(0)],
+    ids=["short", "repeated", "beyond", "empty"],
+)
+def test_an_order_that_is_no_permutation_is_refused(order):
+    with pytest.raises(ModelError, match=r"every position along the reduction axis once, 0 to 39"):
+        PackedWeight(encoded=encode(weight(), "bfp4"), order=order)
