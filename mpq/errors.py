@@ -38,4 +38,4 @@ class RunError(MpqError, RuntimeError):
 
 
 class ExportError(MpqError, ValueError):
-    """A weight that another tool's checkpoint cannot hold, or an export that reads back otherwise."""
+    """A weight that another tool's checkpoint cannot hold, or one that reads back otherwise."""

@@ -22,7 +22,7 @@ from mpq.convert.integer_weight import (
 from mpq.convert.targets import INPUTS, kind_of, misfit
 from mpq.convert.words import pack_words
 from mpq.formats.format import Format
-from mpq.kernels.encoded import Encoded, block_units, part_of
+from mpq.kernels.encoded import block_units, part_of
 from mpq.modeling.packed import PackedWeight, unpack_weight
 
 E2M1_MAGNITUDES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -105,7 +105,9 @@ def _input_fault(kind: str | None, inputs: Format | None) -> str:
     if str(inputs) not in INPUTS:
         return f"it names {' and '.join(INPUTS)} of inputs, not {inputs}"
     wanted = "fp8" if str(inputs).startswith("fp8") else "integer"
-    return "" if kind == wanted else f"inputs in {inputs} go with a weight in {INPUTS[str(inputs)]}"
+    return (
+        "" if kind == wanted else f"inputs in {inputs} go with a weight in {INPUTS[str(inputs)]}"
+    )
 
 
 def _dense(packed: PackedWeight, dtype: torch.dtype) -> CompressedLayer | str:
@@ -136,9 +138,7 @@ def _integers(
     return CompressedLayer(tensors=tensors, scheme=_scheme("pack-quantized", args, inputs))
 
 
-def _fp8(
-    packed: PackedWeight, dtype: torch.dtype, inputs: Format | None
-) -> CompressedLayer | str:
+def _fp8(packed: PackedWeight, dtype: torch.dtype, inputs: Format | None) -> CompressedLayer | str:
     encoded = packed.encoded
     scales = exactly(by_group(block_units(encoded).cpu(), encoded), dtype)
     if scales is None:
@@ -164,7 +164,7 @@ def _microscaled(packed: PackedWeight, kind: str) -> CompressedLayer:
 def _nvfp4(packed: PackedWeight) -> CompressedLayer | str:
     encoded = packed.encoded
     scales = part_of(encoded, "scales").cpu().view(torch.float8_e4m3fn)
-    above = reciprocal(part_of(encoded, "tensor_scales").cpu(), scales.float().unique())
+    above = reciprocal(part_of(encoded, "tensor_scales").cpu(), torch.unique(scales.float()))
     if above is None:
         return (
             "it divides by the reciprocal of the tensor's scale, and none near it gives the "
@@ -220,10 +220,10 @@ def _e4m3(packed: PackedWeight) -> Tensor:
     return in_place(codes, packed.order).view(torch.float8_e4m3fn)
 
 
-def _weight_args(width: int, type: str, group: int, *, symmetric: bool = True) -> dict[str, Any]:
+def _weight_args(width: int, number: str, group: int, *, symmetric: bool = True) -> dict[str, Any]:
     args: dict[str, Any] = {
         "num_bits": width,
-        "type": type,
+        "type": number,
         "symmetric": symmetric,
         "strategy": "group" if group else "channel",
         "group_size": group or None,

@@ -1,5 +1,7 @@
-"""A packed mixed-precision model as a compressed-tensors checkpoint, which transformers, vLLM and
-SGLang load: one config group for each scheme, its layers by their exact names."""
+"""A packed model as a compressed-tensors checkpoint, which transformers and vLLM load.
+
+One config group for each scheme, its layers by their exact names: mixed precision.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

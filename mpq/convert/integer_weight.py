@@ -17,7 +17,6 @@ from mpq.kernels.encoded import Encoded, block_units
 from mpq.modeling.packed import PackedWeight
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerWeight:
     """A weight [out, in] whose value is (code - zero) * scale.

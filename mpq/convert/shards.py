@@ -120,8 +120,9 @@ def load_dtype(config: Mapping[str, Any]) -> torch.dtype:
         ExportError: The config names none that weights are loaded in.
     """
     named = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    found = getattr(torch, named.removeprefix("torch."), None)
-    if found not in (torch.float32, torch.bfloat16, torch.float16):
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    found = dtypes.get(named.removeprefix("torch."))
+    if found is None:
         raise ExportError(
             f"config.json names the dtype {named!r}, and a model is loaded in float32, bfloat16 "
             f"or float16: name one of these"

@@ -1,4 +1,4 @@
-"""What the checkpoints of other tools can hold, and the nearest plan that they can: facts alone."""
+"""What the checkpoints of other tools hold, and the nearest plan that they can: facts alone."""
 
 from collections.abc import Iterable
 from functools import cache
