@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpq.errors import ExportError
-from mpq.formats.block import ROW, WHOLE, Block
+from mpq.formats.block import WHOLE
 from mpq.formats.element import IntegerElement
-from mpq.formats.format import NAMED_FLOATS, Format
+from mpq.formats.format import Format
 from mpq.formats.scale import FloatScale
-from mpq.formats.zoo import parse_format
 from mpq.plans.plan import Plan
 
 LLAMA_CPP_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "mxfp4": "mxfp4"}
@@ -23,6 +22,10 @@ LLAMA_CPP_INTEGERS = {"int8-g32-sf16": "q8_0"}
 32 values (q4_0 reaches -8 and scales by the signed maximum; q4_1, q5_x and the k-quants store
 minima or nested scales, which no format of mpq has). Source: ggml-quants.c, ggml-common.h."""
 
+LLAMA_CPP_OPTIONS = {
+    "model.embed_tokens.weight": "--token-embedding-type ",
+    "lm_head.weight": "--output-tensor-type ",
+}
 LLAMA_CPP_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -34,12 +37,13 @@ LLAMA_CPP_NAMES = {
 }
 """Names of a Llama's layers in a GGUF file. Source: gguf-py, `tensor_mapping.py`."""
 
-AUTO_ROUND_FLOATS = {
+AUTO_ROUND_FLOATS: dict[str, dict[str, Any]] = {
     "nvfp4": {"bits": 4, "group_size": 16, "data_type": "nv_fp"},
     "mxfp4": {"bits": 4, "group_size": 32, "data_type": "mx_fp"},
     "mxfp8-e4m3": {"bits": 8, "group_size": 32, "data_type": "mx_fp"},
 }
-"""Source: auto-round 0.16, `schemes.py`."""
+LEFT_ALONE: dict[str, Any] = {"bits": 16, "data_type": "float", "act_bits": 16}
+"""Source of both: auto-round 0.16, `schemes.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ def auto_round_layer_config(plan: Plan) -> ToolPlan:
         scheme = _auto_round_scheme(named) if _is_weight(site) else None
         if scheme is None:
             missing[site] = str(named)
-            scheme = {"bits": 16, "data_type": "float"}
+            scheme = dict(LEFT_ALONE)
         if _is_weight(site):
             layers[_module(site)] = scheme
     return ToolPlan(content=layers, without_equivalent=missing)
@@ -106,12 +110,12 @@ def llama_cpp_tensor_types(plan: Plan) -> ToolPlan:
     lines = []
     missing = {}
     for site, named in plan.formats.items():
-        text, name = str(named), _gguf_name(site)
+        text, name = str(named), _llama_cpp_option(site)
         kind = LLAMA_CPP_TYPES.get(text) or LLAMA_CPP_INTEGERS.get(text)
         if kind is None or not name:
             missing[site] = text
         else:
-            lines.append(f"--tensor-type {re.escape(name)}={kind}")
+            lines.append(f"{name}{kind}")
     return ToolPlan(content=tuple(lines), without_equivalent=missing)
 
 
@@ -146,23 +150,21 @@ def _integer_scheme(named: Format, *, widths: tuple[int, ...]) -> dict[str, Any]
 
 def _auto_round_scheme(named: Format) -> dict[str, Any] | None:
     if str(named) in AUTO_ROUND_FLOATS:
-        return AUTO_ROUND_FLOATS[str(named)] | {"sym": True}
-    if named == parse_format("bf16"):
-        return {"bits": 16, "data_type": "float"}
-    if named.element == NAMED_FLOATS["fp8-e4m3"] and named.block in (ROW, Block(columns=WHOLE)):
-        return {"bits": 8, "group_size": -1, "sym": True, "data_type": "fp"}
+        return AUTO_ROUND_FLOATS[str(named)] | {"sym": True, "act_bits": 16}
+    if str(named) == "bf16":
+        return dict(LEFT_ALONE)
     scheme = _integer_scheme(named, widths=(2, 3, 4, 5, 6, 7, 8))
-    return None if scheme is None else scheme | {"data_type": "int"}
+    return None if scheme is None else scheme | {"data_type": "int", "act_bits": 16}
 
 
-def _gguf_name(site: str) -> str:
-    if site == "lm_head.weight":
-        return "output.weight"
-    if site == "model.embed_tokens.weight":
-        return "token_embd.weight"
+def _llama_cpp_option(site: str) -> str:
+    """The option of one tensor, up to its type; empty for a tensor that is not known here."""
+    if site in LLAMA_CPP_OPTIONS:
+        return LLAMA_CPP_OPTIONS[site]
     found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", site)
     layer = LLAMA_CPP_NAMES.get(found[2]) if found else None
-    return f"blk.{found[1]}.{layer}.weight" if found and layer else ""
+    name = re.escape(f"blk.{found[1]}.{layer}.weight") if found and layer else ""
+    return f"--tensor-type {name}=" if name else ""
 
 
 def _is_weight(site: str) -> bool:
