@@ -39,3 +39,7 @@ class ConfigError(MpqError, ValueError):
 
 class RunError(MpqError, RuntimeError):
     """A run directory that cannot be used as asked."""
+
+
+class ExportError(MpqError, ValueError):
+    """A weight that another tool's checkpoint cannot hold, or one that reads back otherwise."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpq.cli.console import add_log_flags, run_program, set_up_logging
+from mpq.cli.convert_exports import EXPORTS
 from mpq.errors import RunError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 UNFINISHED = "unfinished"
 """Folder in the checkpoint's directory that holds what is done until all is."""
-
-EXPORTS = ("compressed-tensors", "gptq")
 
 EXAMPLE = """\
 examples:
@@ -132,7 +131,8 @@ def convert(args: argparse.Namespace) -> None:
     """
     from mpq.cli.convert_inputs import check_plan_source, load_subject
     from mpq.cli.convert_report import print_report
-    from mpq.cli.convert_writing import export_all, is_finished, report_of
+    from mpq.cli.convert_exports import export_all, lookup_tables
+    from mpq.cli.convert_writing import is_finished, report_of
 
     check_plan_source(args)
     subject = load_subject(args)
@@ -141,7 +141,7 @@ def convert(args: argparse.Namespace) -> None:
         if not is_finished(args.out, settings):
             plan, losses = plan_of(args, subject, settings)
             write(args, subject, plan, settings, losses)
-        export_all(args.out, args.export)
+        export_all(args.out, args.export, lookup_tables(subject.loaded.model))
     except OSError as error:
         raise RunError(
             f"{args.out} cannot be written: {error}. Make room, or choose another directory; the "
@@ -207,6 +207,7 @@ def write(
     Raises:
         MpqError: The plan or the directory do not fit; a weight or an activation is not finite.
     """
+    from mpq.cli.convert_exports import refuse_inexpressible, write_tool_plans
     from mpq.cli.convert_writing import write_directory
     from mpq.cli.profile_inputs import shown_progress
     from mpq.convert.finished import open_finished
@@ -220,9 +221,11 @@ def write(
         options=subject.options,
         device=subject.device,
     )
+    refuse_inexpressible(conversion.plan, args.export)
     folder = args.out / UNFINISHED
     finished = open_finished(folder / "blocks", settings | {"digest": plan.digest})
     with shown_progress() as progress:
         heldout = walk(conversion, finished, progress)
     write_directory(args.out, subject, conversion, finished, heldout, settings, losses)
+    write_tool_plans(args.out, conversion.plan)
     shutil.rmtree(folder)

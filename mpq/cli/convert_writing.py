@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,13 +165,3 @@ def _save_companions(folder: Path, subject: Subject) -> list[str]:
         generation.save_pretrained(folder)
         saved.append("generation_config.json")
     return sorted(name for name in set(saved) if (folder / name).is_file())
-
-
-def export_all(folder: Path, names: Sequence[str]) -> None:
-    """Writes the checkpoint for other engines, each read back and compared.
-
-    Raises:
-        ExportError: The target cannot hold it, or what is read back differs.
-    """
-    for name in names:
-        raise RunError(f"{folder}: no export {name}")

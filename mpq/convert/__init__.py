@@ -1,7 +1,6 @@
-"""Conversion: weights become codes and scales that lose little of a layer's output.
+"""Conversion: a plan realised as codes and scales, by GPTQ or rounding, and handed to engines.
 
-This room holds the GPTQ solver, which takes a weight and the second moments of its inputs; it
-imports torch, `mpq.modeling`, `mpq.kernels`, `mpq.plans` and `mpq.formats`.
-How values are rounded under given scales lives in `mpq.kernels`, which tensor takes which format
-in `mpq.plans`, and how much a format hurts before anything is converted in `mpq.profiling`.
+May import modeling, kernels, plans, formats, measures, data, run and files; no other stage. The
+checkpoint that keeps the result lies in `modeling`, because loading needs it; the program lies in
+`cli`.
 """

@@ -155,6 +155,18 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     return layout.join(values.mul_(unit).to(arithmetic).to(dtype), encoded.shape)
 
 
+def block_units(encoded: Encoded) -> Tensor:
+    """What one step of the element is worth in each block, [blocks] in `Layout.split`'s order.
+
+    float64, and exactly the number by which `decode` multiplies an element's value. One entry
+    stands for the whole tensor where the format itself names the scale, or has none.
+    """
+    if encoded.format.block is None:
+        return torch.tensor([2.0 ** -_fraction(encoded.format)], dtype=torch.float64)
+    layout = Layout.of(encoded.shape, encoded.axis, encoded.format.block)
+    return _stored_units(encoded, layout).double().flatten()
+
+
 def _fraction(format: Format) -> int:
     return format.scale.fraction if isinstance(format.scale, StaticScale) else 0
 

@@ -1,0 +1,125 @@
+"""A finished checkpoint for other engines, and its plan for other tools."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mpq.modeling.checkpoint import Checkpoint
+    from mpq.modeling.packed import PackedWeight
+    from mpq.plans.plan import Plan
+
+EXPORTS = ("compressed-tensors", "gptq")
+TOOL_PLANS = "tool_plans"
+"""Folder in the checkpoint's directory with one file for each tool that takes a plan."""
+
+
+def refuse_inexpressible(plan: Plan, names: Sequence[str]) -> None:
+    """Nothing comes back, where every target can hold every format of the plan.
+
+    Raises:
+        ExportError: Lists what one of them cannot hold, with the nearest format that it can.
+    """
+    from mpq.convert.targets import plan_faults, refuse
+
+    targets: Any = names
+    for target in targets:
+        refuse(plan_faults(plan, target), target)
+
+
+def lookup_tables(model: Any) -> dict[str, str]:
+    """Site of each lookup table -> that of the head tied to it, or ""."""
+    from mpq.modeling.sites import places
+
+    return {
+        place.site.name: next(iter(place.site.aliases), "")
+        for place in places(model)
+        if place.is_embedding and place.site.role == "weight"
+    }
+
+
+def export_all(folder: Path, names: Sequence[str], tables: Mapping[str, str]) -> None:
+    """Writes the checkpoint of a directory for other engines; each is read back and compared.
+
+    An export that is there is only read back.
+
+    Args:
+        folder: The checkpoint's; an export lies in the folder of its name there.
+        names: Of `EXPORTS`.
+        tables: See `lookup_tables`.
+
+    Raises:
+        ExportError: A target cannot hold a tensor, or gives other values than were written.
+        CheckpointError: The checkpoint is not whole.
+    """
+    from mpq.modeling.checkpoint import open_checkpoint
+
+    if not names:
+        return
+    checkpoint = open_checkpoint(folder)
+    for name in names:
+        out = folder / name
+        if not (out / "config.json").is_file():
+            shutil.rmtree(out, ignore_errors=True)
+            _write(name, out, checkpoint, tables)
+            _copy_companions(checkpoint, out)
+        _verify(name, out, checkpoint, tables)
+
+
+def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str]) -> None:
+    from mpq.convert.export_compressed_tensors import export_compressed_tensors
+    from mpq.convert.export_gptq import export_gptq
+
+    packed, dense, config = _packed(checkpoint), _dense(checkpoint), checkpoint.config
+    if name == "gptq":
+        export_gptq(out, packed, dense, config, tables=tables)
+        return
+    stored = set(checkpoint.sites)
+    inputs = {site: fmt for site, fmt in checkpoint.plan.formats.items() if site not in stored}
+    export_compressed_tensors(out, packed, dense, config, inputs=inputs, tables=tables)
+
+
+def _verify(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str]) -> None:
+    from mpq.convert.read_compressed_tensors import verify_compressed_tensors
+    from mpq.convert.read_gptq import verify_gptq
+
+    verify = verify_gptq if name == "gptq" else verify_compressed_tensors
+    verify(out, _packed(checkpoint), _dense(checkpoint), tables=tables)
+
+
+def _packed(checkpoint: Checkpoint) -> Iterator[tuple[str, PackedWeight]]:
+    return ((site, checkpoint.packed(site)) for site in checkpoint.sites)
+
+
+def _dense(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    return ((name, checkpoint.dense(name)) for name in checkpoint.dense_names)
+
+
+def _copy_companions(checkpoint: Checkpoint, out: Path) -> None:
+    """Copies the files of the tokenizer and of generation beside an export."""
+    own = {"report.json", "report.csv"}
+    for name in checkpoint.quantization["files"]:
+        if not name.endswith(".safetensors") and "index" not in name and name not in own:
+            shutil.copyfile(checkpoint.path / name, out / name)
+
+
+def write_tool_plans(folder: Path, plan: Plan) -> dict[str, int]:
+    """Tool -> how many of the plan's sites it has no equivalent for; writes one file for each."""
+    from mpq.convert.tool_plans import TOOLS, tool_plan
+    from mpq.files import write_atomic, write_json
+
+    missing = {}
+    for tool in TOOLS:
+        found = tool_plan(plan, tool)
+        path = folder / TOOL_PLANS / tool
+        if isinstance(found.content, dict):
+            write_json(path.with_suffix(".json"), found.content)
+        else:
+            write_atomic(path.with_suffix(".txt"), "".join(f"{line}\n" for line in found.content))
+        missing[tool] = len(found.without_equivalent)
+    return missing
