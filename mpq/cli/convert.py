@@ -55,7 +55,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("plan", nargs="?", type=Path, metavar="PLAN.toml", help="which format each site gets")
     add("--format", metavar="FORMAT", help="in place of a plan: every weight gets this one")
     add("--candidate-formats", type=_comma_list, metavar="F,F,…", help="in place of a plan: "
-        "assigned to weights by what GPTQ loses in them; the threshold takes them in this order")  # fmt: skip
+        "assigned by what GPTQ loses in them; a threshold takes them in order")  # fmt: skip
     add("--target-bits", type=float, metavar="BITS", help="mean bits a weight that the "
         "candidates may take, scales and all counted")  # fmt: skip
     add("--loss-threshold", type=float, metavar="LOSS", help="the first candidate that loses "
@@ -95,12 +95,13 @@ def _add_text(parser: argparse.ArgumentParser) -> None:
 def _add_how(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--method", choices=("gptq", "rtn"), default="gptq", help="default: gptq")
-    add("--act-order", action="store_true", help="solve columns by falling diagonal of H")
+    add("--act-order", action=argparse.BooleanOptionalAction, help="solve columns by falling "
+        "diagonal of H (default: yes for gptq)")  # fmt: skip
     add("--groups", choices=("static", "stale", "exact"), default="static", help="when the grid "
         "of a group is chosen: from the given weight, or on reaching it, from weights without or "
         "with the running batch's updates (default: static)")  # fmt: skip
-    add("--grid", choices=("absmax", "mse"), default="absmax", help="the format's own range, or "
-        "the shrunk one of least error (default: absmax)")  # fmt: skip
+    add("--grid", choices=("absmax", "mse"), help="the format's own range, as plans are searched "
+        "with, or the shrunk one of least error (default: mse for gptq, absmax for rtn)")  # fmt: skip
     add("--damping", type=float, default=0.01, help="share of H's mean diagonal that is added "
         "to it, tenfold where that fails (default: 0.01)")  # fmt: skip
     add("--no-true-sequential", dest="true_sequential", action="store_false", help="solve all "

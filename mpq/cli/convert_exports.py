@@ -116,10 +116,10 @@ def write_tool_plans(folder: Path, plan: Plan) -> dict[str, int]:
     missing = {}
     for tool in TOOLS:
         found = tool_plan(plan, tool)
-        path = folder / TOOL_PLANS / tool
         if isinstance(found.content, dict):
-            write_json(path.with_suffix(".json"), found.content)
+            write_json(folder / TOOL_PLANS / f"{tool}.json", found.content)
         else:
-            write_atomic(path.with_suffix(".txt"), "".join(f"{line}\n" for line in found.content))
+            lines = "".join(f"{line}\n" for line in found.content)
+            write_atomic(folder / TOOL_PLANS / f"{tool}.txt", lines)
         missing[tool] = len(found.without_equivalent)
     return missing

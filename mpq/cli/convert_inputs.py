@@ -150,13 +150,14 @@ def walk_options(args: argparse.Namespace) -> WalkOptions:
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is at least 1 window, not {args.batch_size}")
+    is_solved = args.method == "gptq"
     folder = Path(args.out) / "unfinished" / "activations" if args.activations == "disk" else None
     return WalkOptions(
         solver=SolverOptions(
             method=args.method,
-            act_order=args.act_order,
+            act_order=is_solved if args.act_order is None else args.act_order,
             groups=args.groups,
-            grid=args.grid,
+            grid=args.grid or ("mse" if is_solved else "absmax"),
             damping=args.damping,
         ),
         true_sequential=args.true_sequential,

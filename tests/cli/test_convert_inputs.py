@@ -1,0 +1,90 @@
+"""What the flags of `mpq-convert` mean; the program as a whole is in test_convert.py."""
+
+import pytest
+
+from mpq.cli.convert import build_parser
+from mpq.cli.convert_inputs import check_plan_source, read_config, walk_options
+from mpq.errors import ConfigError
+from mpq.run import write_toml
+
+
+def parsed(*flags):
+    return build_parser().parse_args([*flags, "--out", "ck"])
+
+
+def test_without_flags_it_is_the_shipped_model_on_its_own_prose():
+    config = read_config(parsed("--format", "int4"))
+    assert config.model.id == "mpq/tiny-llama"
+    assert config.model.dtype == "float32"
+    assert config.data.source == "builtin"
+    assert config.data.calibration_tokens == 8192
+
+
+def test_a_plan_outside_of_a_run_names_its_model(tmp_path):
+    path = tmp_path / "plan.toml"
+    write_toml(path, {"schema": 1, "model": "some/model", "formats": {"*.weight": "int4"}})
+    assert read_config(parsed(str(path))).model.id == "some/model"
+    assert read_config(parsed(str(path), "--model", "other/model")).model.id == "other/model"
+
+
+def test_a_file_that_is_no_plan_is_left_to_whoever_reads_it(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text("not [ toml")
+    assert read_config(parsed(str(path))).model.id == "mpq/tiny-llama"
+    assert read_config(parsed(str(tmp_path / "none.toml"))).model.id == "mpq/tiny-llama"
+
+
+def test_the_model_stays_on_the_cpu_whatever_the_device():
+    config = read_config(parsed("--format", "int4", "--device", "cuda"))
+    assert config.model.device == "cpu"
+
+
+def test_a_text_of_its_own_can_be_held_out(tmp_path):
+    flags = ["--text", str(tmp_path / "a.txt"), "--heldout-text", str(tmp_path / "b.txt")]
+    data = read_config(parsed("--format", "int4", *flags)).data
+    assert data.source == "file"
+    assert data.heldout_path == str(tmp_path / "b.txt")
+
+
+def test_every_flag_of_the_solver_reaches_it(tmp_path):
+    flags = "--no-act-order --groups exact --grid absmax --damping 0.1 --batch-size 2".split()
+    flags += ["--no-true-sequential", "--bias-correction", "--activations", "disk"]
+    options = walk_options(parsed("--format", "int4", *flags))
+    assert not options.solver.act_order
+    assert options.solver.groups == "exact"
+    assert options.solver.grid == "absmax"
+    assert options.solver.damping == 0.1
+    assert not options.true_sequential
+    assert options.bias_correction
+    assert options.batch_size == 2
+    assert options.activations is not None
+
+
+def test_rounding_takes_no_setting_of_the_sweep():
+    options = walk_options(parsed("--format", "int4", "--method", "rtn"))
+    assert options.solver.method == "rtn"
+    with pytest.raises(ConfigError):
+        walk_options(parsed("--format", "int4", "--method", "rtn", "--groups", "exact"))
+
+
+def test_a_batch_holds_a_window():
+    with pytest.raises(ConfigError, match="--batch-size is at least 1 window, not 0"):
+        walk_options(parsed("--format", "int4", "--batch-size", "0"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "0 were given"),
+        (("p.toml", "--format", "int4"), "2 were given"),
+        (("--candidate-formats", "int4,int3"), "give one of the two, not 0"),
+        (("--format", "int4", "--loss-threshold", "1"), "go with --candidate-formats"),
+        (
+            ("--candidate-formats", "int4", "--target-bits", "4", "--method", "rtn"),
+            "compared by the loss of --method gptq",
+        ),
+    ],
+)
+def test_one_source_of_a_plan_with_what_it_needs(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        check_plan_source(parsed(*flags))

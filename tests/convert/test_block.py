@@ -1,0 +1,74 @@
+"""One block: stages, sums, and what its tensors become; more of it in test_walk.py."""
+
+import pytest
+import torch
+
+from mpq.convert.block import Job, WalkOptions, convert_block, sums_seen
+from mpq.convert.options import SolverOptions
+from mpq.convert.streams import passes, start_stream
+from mpq.errors import ModelError
+from mpq.modeling.blockwise import blocks
+from mpq.modeling.capture import readers_of
+from mpq.modeling.packed import unpack_weight
+from mpq.modeling.residence import on_device
+from mpq.modeling.sites import places
+from mpq.modeling.wrap import uniform_plan
+from tests.modeling.families import build, text
+
+CPU = torch.device("cpu")
+
+
+def prepared(family="llama", method="gptq"):
+    model = build(family)
+    stream = start_stream(model, torch.split(text(6, 12), 2))
+    block = blocks(model)[0][1]
+    weights = tuple(p for p in places(model) if p.site.block == 0 and p.site.role == "weight")
+    plan = uniform_plan(model, "int3-g16", roles=("weight",))
+    job = Job(
+        places=weights,
+        plan=plan,
+        options=WalkOptions(solver=SolverOptions(method=method)),
+        passes=tuple(passes(stream, block, 0, CPU)) if method == "gptq" else (),
+        device=CPU,
+    )
+    return block, job
+
+
+def test_the_block_holds_what_it_was_converted_to():
+    block, job = prepared()
+    with on_device([block], CPU):
+        made = convert_block(job)
+        assert made.packed.keys() == {place.site.name for place in job.places}
+        for place in job.places:
+            values = unpack_weight(made.packed[place.site.name])
+            assert torch.equal(place.parameter.detach(), values)
+
+
+def test_sums_count_the_tokens_of_all_passes():
+    _, job = prepared()
+    sums = sums_seen(readers_of(job.places, {}), job.passes, CPU)
+    assert {found.num_tokens for found in sums.values()} == {6 * 12}
+    assert sums_seen(readers_of(job.places, {}), (), CPU) == {}
+
+
+def test_experts_share_the_tokens():
+    _, job = prepared("mixtral")
+    readers = [r for r in readers_of(job.places, {}) if r.is_expert]
+    sums = sums_seen(readers, job.passes, CPU)
+    first = [s.num_tokens for name, s in sums.items() if "gate_up" in name]
+    assert sum(first) == 2 * 6 * 12  # two experts a token
+
+
+def test_nothing_is_looked_at_for_rounding():
+    block, job = prepared(method="rtn")
+    with on_device([block], CPU):
+        made = convert_block(job)
+    assert {report.num_tokens for report in made.reports} == {0}
+
+
+def test_an_input_that_is_not_finite_is_named():
+    block, job = prepared()
+    with torch.no_grad():
+        block.input_layernorm.weight[2] = torch.nan
+    with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.q_proj\.weight must be finite"):
+        convert_block(job)

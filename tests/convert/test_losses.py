@@ -1,0 +1,96 @@
+"""What weights lose in candidates: the solver's own numbers, from the weights as they were given."""
+
+import json
+
+import pytest
+import torch
+
+from mpq.convert.block import WalkOptions
+from mpq.convert.hessian import HessianSum
+from mpq.convert.losses import Question, measure_losses
+from mpq.convert.options import SolverOptions
+from mpq.convert.solver import solve
+from mpq.errors import PlanError
+from mpq.formats.zoo import parse_format
+from mpq.modeling.blockwise import run
+from mpq.modeling.linear import input_through
+from mpq.modeling.sites import places
+from tests.modeling.families import build, text
+
+FORMATS = tuple(map(parse_format, ("int2-g16", "int4-g16")))
+
+
+def question(model, match=".weight"):
+    weights = tuple(
+        place
+        for place in places(model)
+        if place.site.role == "weight" and place.site.block >= 0 and match in place.site.name
+    )
+    return Question(
+        model=model,
+        places=weights,
+        formats=FORMATS,
+        calibration=text(6, 12),
+        options=WalkOptions(batch_size=2),
+        device=torch.device("cpu"),
+    )
+
+
+def silent(*_):
+    pass
+
+
+def test_losses_are_the_solvers_on_what_the_given_model_reads(tmp_path):
+    model = build("llama")
+    found = measure_losses(question(model), tmp_path, silent)
+    layer = model.model.layers[1].mlp.down_proj
+    seen = HessianSum(layer.in_features)
+
+    def keep(x):
+        seen.add(x.detach())
+        return x
+
+    with input_through(layer, keep), torch.no_grad():
+        for batch in torch.split(text(6, 12), 2):
+            run(model, batch)
+    hessian, weight = seen.hessian(), layer.weight.detach()
+    name = "model.layers.1.mlp.down_proj.weight"
+    for fmt in FORMATS:
+        wanted = solve(weight, hessian, fmt, options=SolverOptions()).loss
+        assert found.losses[name][str(fmt)] == pytest.approx(wanted, rel=1e-9)
+    energy = float((weight.double() @ hessian @ weight.double().T).trace()) / 2
+    assert found.energies[name] == pytest.approx(energy, rel=1e-9)
+
+
+def test_the_model_is_what_it_was_and_kept_blocks_are_not_solved_again(tmp_path, monkeypatch):
+    model = build("mixtral")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    first = measure_losses(question(model), tmp_path, silent)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    kept = tmp_path / "losses-00001.json"
+    rows = json.loads(kept.read_text())
+    name = next(iter(rows))
+    rows[name]["energy"] = 42.0
+    kept.write_text(json.dumps(rows))
+    again = measure_losses(question(model), tmp_path, silent)
+    assert again.energies[name] == 42.0
+    assert again.losses == first.losses
+
+
+def test_what_lies_outside_of_the_blocks_is_refused(tmp_path):
+    model = build("llama")
+    asked = question(model)
+    head = next(place for place in places(model) if place.site.name == "lm_head.weight")
+    with pytest.raises(PlanError, match=r"outside of the blocks or out of reach: lm_head\.weight"):
+        measure_losses(
+            Question(
+                model=model,
+                places=(head, *asked.places),
+                formats=FORMATS,
+                calibration=asked.calibration,
+                options=asked.options,
+                device=asked.device,
+            ),
+            tmp_path,
+            silent,
+        )
