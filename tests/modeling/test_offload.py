@@ -1,0 +1,149 @@
+"""Offloaded models: the logits of resident ones, in the memory of one block."""
+
+import threading
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mpq import Plan, apply_plan
+from mpq.errors import CheckpointError, ModelError, PlanError
+from mpq.modeling import offload
+from mpq.modeling.blockwise import blocks
+from mpq.modeling.checkpoint import model_of, open_checkpoint
+from mpq.modeling.loading import fingerprint
+from tests.modeling.checkpoints import saved
+from tests.modeling.families import CAUSAL, FAMILIES, build, logits, text
+
+
+def both(tmp_path, family="llama", plan="int4-g16"):
+    saved(build(family), tmp_path, plan)
+    checkpoint = open_checkpoint(tmp_path)
+    return model_of(checkpoint), model_of(checkpoint, offload=True)
+
+
+def held(model):
+    """Bytes behind the parameters, each storage once."""
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in model.parameters()}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "bloom", "falcon"])
+def test_the_logits_are_those_of_the_resident_model(family, tmp_path):
+    resident, offloaded = both(tmp_path, family)
+    for tokens in (text(), text(1, 7)):
+        assert torch.equal(logits(offloaded, tokens), logits(resident, tokens))
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_text_is_generated_with_the_cache_as_by_the_resident_model(family, tmp_path):
+    resident, offloaded = both(tmp_path, family)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():
+        assert torch.equal(
+            offloaded.generate(text(2, 5), **options), resident.generate(text(2, 5), **options)
+        )
+
+
+def deep(tmp_path, num_layers):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": num_layers}
+    saved(LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval(), tmp_path)
+    return model_of(open_checkpoint(tmp_path), offload=True)
+
+
+def test_one_block_is_decoded_at_a_time_and_none_afterwards(tmp_path):
+    model = deep(tmp_path, 6)
+    at_rest = held(model)
+    seen = []
+    for _, block in blocks(model):
+        block.mlp.register_forward_hook(lambda *_: seen.append(held(model)))
+    logits(model, text())
+    one_block = sum(p.nbytes for p in model.model.layers[0].parameters())
+    outside = sum(p.nbytes for n, p in model.named_parameters() if "layers" not in n)
+    assert len(seen) == 6
+    assert outside < at_rest < outside + one_block / 10
+    assert max(seen) < at_rest + one_block + 1
+    assert held(model) == at_rest
+
+
+def test_the_thread_reads_one_block_ahead_and_no_more(tmp_path, monkeypatch):
+    fetched = []
+    original = offload._Turns._fetch
+
+    def fetch(turns, index):
+        fetched.append((index, threading.current_thread() is not threading.main_thread()))
+        return original(turns, index)
+
+    monkeypatch.setattr(offload._Turns, "_fetch", fetch)
+    model = deep(tmp_path, 4)
+    assert fetched == []
+    logits(model, text())
+    logits(model, text())
+    model._forward_hooks.clear()
+    ahead = [index for index, in_thread in fetched if in_thread]
+    assert [index for index, in_thread in fetched if not in_thread] == [0]
+    assert ahead[:7] == [1, 2, 3, 0, 1, 2, 3]
+    assert len(ahead) in {7, 8}  # the last fetch may not have begun
+
+
+def test_a_pass_that_fails_leaves_no_block_behind(tmp_path):
+    resident, model = both(tmp_path)
+    at_rest = held(model)
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    handle = model.model.layers[1].mlp.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        logits(model, text())
+    assert held(model) == at_rest
+    handle.remove()
+    assert torch.equal(logits(model, text()), logits(resident, text()))
+
+
+def test_a_shard_that_is_gone_is_an_error_of_ours_when_its_block_runs(tmp_path):
+    saved(build("llama"), tmp_path, max_shard_bytes=8_000)
+    checkpoint = open_checkpoint(tmp_path)
+    model = model_of(checkpoint, offload=True)
+    checkpoint._shards._open.clear()
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read as a shard"):
+        logits(model, text())
+
+
+def test_no_parameter_asks_for_a_gradient_and_a_backward_pass_is_refused(tmp_path):
+    _, model = both(tmp_path)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model(input_ids=text()).logits.requires_grad
+    embedded = model.model.embed_tokens(text()).requires_grad_()
+    with pytest.raises(ModelError, match=r"LlamaDecoderLayer is offloaded, .* torch\.no_grad"):
+        model(inputs_embeds=embedded)
+
+
+def test_weights_that_are_not_there_are_not_handed_out(tmp_path):
+    _, model = both(tmp_path)
+    for use in (model.state_dict, lambda: fingerprint(model)):
+        with pytest.raises(ModelError, match="are offloaded, so it has no state dict to save"):
+            use()
+
+
+def test_a_plan_cannot_change_weights_that_are_offloaded(tmp_path):
+    _, model = both(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    with (
+        pytest.raises(PlanError, match=rf"{name} is offloaded: .* load the model without"),
+        apply_plan(model, Plan.of({name: "bfp4"})),
+    ):
+        pass
+    with apply_plan(model, Plan.of({"model.layers.0.mlp.up_proj.input": "bfp4"})):
+        logits(model, text())
+
+
+def test_a_model_without_blocks_is_refused(tmp_path, monkeypatch):
+    saved(build("llama"), tmp_path)
+    monkeypatch.setattr(offload, "blocks", lambda _: [])
+    with pytest.raises(ModelError, match="has no list of blocks to offload"):
+        model_of(open_checkpoint(tmp_path), offload=True)
