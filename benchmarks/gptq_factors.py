@@ -8,7 +8,8 @@ larger than others. Each row of the table is the loss 1/2 tr(dW H dW^T) as a sha
 `mpq.quantize`'s: of round-to-nearest under searched grids, of GPTQ, and of GPTQ with the columns
 in the order of diag H, with groups chosen during the sweep (exact), and with searched grids. The
 weights' standard deviation is 1, so that formats without scales cover them. Then the milliseconds
-of one weight of `--timed` rows and columns beside those of factorising its Hessian, least of three.
+of one weight of `--timed` rows and columns beside those of factorising its Hessian, the least of
+three.
 """
 
 import argparse
@@ -79,10 +80,10 @@ def print_times(shape: tuple[int, int], seed: int) -> None:
     """Milliseconds of one solution in each timed format, and of the factorisation in it."""
     weight, hessian = layer(*shape, shape[1], seed)
     print(f"milliseconds for {shape[0]}x{shape[1]}")
-    print(f"{'factor':<30}{least_ms(lambda: factorize(hessian, 0.01)):>13.0f}")
+    print(f"{'factor':<30}{least_ms(lambda: factorize(hessian, 0.01)):>13.2f}")
     for text in TIMED:
         format = parse_format(text)
-        print(f"{text:<30}{least_ms(lambda f=format: solve(weight, hessian, f)):>13.0f}")
+        print(f"{text:<30}{least_ms(lambda f=format: solve(weight, hessian, f)):>13.2f}")
 
 
 def least_ms(call: Callable[[], object], repeats: int = 3) -> float:

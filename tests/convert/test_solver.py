@@ -145,7 +145,7 @@ def test_an_expert_with_fewer_tokens_than_columns_is_solved():
     hessian = hessian_of(correlated_inputs(11, SIZE))
     solution = solve(weight_of(ROWS, SIZE), hessian, parse_format("int3-g16"))
     assert solution.damping == 0.01
-    assert solution.loss < 0.2 * solution.rtn_loss
+    assert solution.loss < 0.6 * solution.rtn_loss
     assert solution.loss == pytest.approx(
         loss_of(weight_of(ROWS, SIZE), solution.values, hessian), rel=1e-9
     )
