@@ -41,11 +41,12 @@ ARROWS = {
         "run": "files plans formats errors",
         "modeling": "kernels plans formats measures data assets errors",
         "profiling": "modeling kernels plans formats measures data run files errors",
+        "convert": "modeling kernels plans formats files errors",
         "search": "plans formats cost config run files errors",
         "plots": "plans formats cost run files errors",
     }.items()
 }
-STAGES = {"profiling", "search"}
+STAGES = {"profiling", "search", "convert"}
 TORCH_FREE = {
     "errors",
     "formats",
