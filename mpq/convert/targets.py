@@ -91,9 +91,9 @@ def input_misfit(named: Format, target: Target) -> str:
 def nearest_format(named: Format, target: Target) -> Format:
     """The format itself where the target holds it, else the nearest one that it does.
 
-    Of the formats with at least as many bits a value, and a code, the one with the fewest, then the one whose
-    blocks are as long, then an integer for an integer and a float for a float; where none has as
-    many bits, the widest.
+    Of the formats with at least as many bits a value, and a code, the one with the fewest, then
+    the one whose blocks are as long, then an integer for an integer and a float for a float;
+    where none has as many bits, the widest.
     """
     if not misfit(named, target):
         return named

@@ -55,7 +55,7 @@ def test_an_unquantised_format_is_stored_as_values(tmp_path):
     export_gptq(tmp_path / "out", [("a.weight", packed("bf16"))], [], CONFIG)
     assert told(tmp_path / "out")["dynamic"] == {"-:^a$": {}}
     wide = packed("fp32", dtype=torch.float32)
-    with pytest.raises(ExportError, match="torch.bfloat16, which does not hold all of them"):
+    with pytest.raises(ExportError, match=r"torch.bfloat16, which does not hold all of them"):
         export_gptq(tmp_path / "other", [("a.weight", wide)], [], CONFIG)
 
 

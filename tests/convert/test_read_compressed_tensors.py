@@ -30,9 +30,7 @@ def test_inputs_and_tied_heads_read_back_too(tmp_path):
     sites = {"a.weight": packed("int8"), "embed.weight": packed("int4-g32")}
     tables = {"embed.weight": "lm_head.weight"}
     inputs = {"a.input": parse_format("int8")}
-    export_compressed_tensors(
-        tmp_path, sites.items(), [], CONFIG, inputs=inputs, tables=tables
-    )
+    export_compressed_tensors(tmp_path, sites.items(), [], CONFIG, inputs=inputs, tables=tables)
     verify_compressed_tensors(tmp_path, sites.items(), [], tables=tables)
 
 

@@ -54,7 +54,7 @@ def test_a_missing_shard_or_tensor_is_named(tmp_path):
     with pytest.raises(ExportError, match="holds no tensor z"):
         read_tensor(tmp_path, weight_map(tmp_path), "z")
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(ExportError, match="model-00002-of-00003.safetensors is missing"):
+    with pytest.raises(ExportError, match=r"model-00002-of-00003.safetensors is missing"):
         weight_map(tmp_path)
 
 

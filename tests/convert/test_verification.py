@@ -47,5 +47,5 @@ def test_what_differs_is_named(change, reason):
 
 def test_a_tensor_without_a_source_is_named():
     names = ["a.qweight", "norm.weight", "b.weight"]
-    with pytest.raises(ExportError, match="b.weight: the source has no such tensor"):
+    with pytest.raises(ExportError, match=r"b.weight: the source has no such tensor"):
         verify(FOLDER, names, stored(), PACKED, DENSE, {})
