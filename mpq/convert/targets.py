@@ -91,15 +91,16 @@ def input_misfit(named: Format, target: Target) -> str:
 def nearest_format(named: Format, target: Target) -> Format:
     """The format itself where the target holds it, else the nearest one that it does.
 
-    Of the formats with at least as many bits a value the one with the fewest, then the one whose
-    blocks are as long, then an integer for an integer and a float for a float; where none has as
-    many bits, the widest.
+    Of the formats with at least as many bits a value, and a code, the one with the fewest, then
+    the one whose blocks are as long, then an integer for an integer and a float for a float;
+    where none has as many bits, the widest.
     """
     if not misfit(named, target):
         return named
     wanted = named.bits_per_value
     offered = [parse_format(text) for text in _offered(target)]
-    enough = [fmt for fmt in offered if fmt.bits_per_value >= wanted]
+    wide = [fmt for fmt in offered if fmt.element.width >= named.element.width]
+    enough = [fmt for fmt in wide if fmt.bits_per_value >= wanted]
     if not enough:
         return max(offered, key=lambda fmt: fmt.bits_per_value)
     return min(enough, key=lambda fmt: (fmt.bits_per_value, *_differences(named, fmt)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mpq.formats.zoo import parse_format
-from mpq.kernels.encoded import decode_blocks, encode_blocks
+from mpq.kernels.encoded import block_units, decode_blocks, encode_blocks
 
 
 def stored(values: list[float], text: str):
@@ -47,3 +47,14 @@ def test_a_part_that_is_missing_is_no_zero(text):
     parts = {name: getattr(encoded, name) for name in encoded.__slots__} | {missing: None}
     with pytest.raises(TypeError, match="and this has none"):
         decode_blocks(type(encoded)(**parts), torch.float32)
+
+
+@pytest.mark.parametrize("text", ["int4-g32", "int8-tensor", "nvfp4", "mxfp4", "bfp4", "fixed8.4"])
+def test_block_units_are_what_a_code_is_multiplied_by(text):
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    encoded = encode_blocks(x, parse_format(text), -1)
+    units = block_units(encoded)
+    each = units.repeat_interleave(x.numel() // units.numel()).reshape(x.shape)
+    values = decode_blocks(encoded, torch.float32)
+    halves = (values / each * 2).round() / 2  # every element here is a multiple of a half
+    assert torch.equal((halves * each).float(), values)
