@@ -100,8 +100,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     add("--groups", choices=("static", "stale", "exact"), default="static", help="when the grid "
         "of a group is chosen: from the given weight, or on reaching it, from weights without or "
         "with the running batch's updates (default: static)")  # fmt: skip
-    add("--grid", choices=("absmax", "mse"), help="the format's own range, as plans are searched "
-        "with, or the shrunk one of least error (default: mse for gptq, absmax for rtn)")  # fmt: skip
+    add("--grid", choices=("absmax", "mse"), help="the format's own range, or the shrunk one "
+        "of least error (default: mse for gptq, absmax for rtn)")  # fmt: skip
     add("--damping", type=float, default=0.01, help="share of H's mean diagonal that is added "
         "to it, tenfold where that fails (default: 0.01)")  # fmt: skip
     add("--no-true-sequential", dest="true_sequential", action="store_false", help="solve all "
@@ -130,9 +130,9 @@ def convert(args: argparse.Namespace) -> None:
     Raises:
         MpqError: The plan, the model, the text or the directory do not fit.
     """
+    from mpq.cli.convert_exports import export_all, lookup_tables
     from mpq.cli.convert_inputs import check_plan_source, load_subject
     from mpq.cli.convert_report import print_report
-    from mpq.cli.convert_exports import export_all, lookup_tables
     from mpq.cli.convert_writing import is_finished, report_of
 
     check_plan_source(args)

@@ -5,14 +5,15 @@ weights, and compare what it loses. Here every weight of a block is calibrated o
 model as it was given, so the losses of different weights have one reference.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from mpq.convert.assignment import CandidateLosses
 from mpq.convert.block import WalkOptions, sums_seen
@@ -26,6 +27,9 @@ from mpq.modeling.blockwise import stack_of
 from mpq.modeling.capture import Reader, readers_of
 from mpq.modeling.residence import on_device, part_of
 from mpq.modeling.sites import Place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""

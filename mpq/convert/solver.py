@@ -26,6 +26,10 @@ rounding of sums in float32 stays below."""
 
 _log = logging.getLogger(__name__)
 
+ROUNDED = SolverOptions(method="rtn")
+ALIKE = 1e-9
+"""Losses that differ by less than this share are alike: both are sums in float64."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solution:
@@ -62,7 +66,8 @@ def solve(
     """The codes and scales of a weight that lose little of its layer's output.
 
     Dead columns (diag H is 0) are rounded to nearest. The weight is rounded to nearest altogether
-    where no column is live, or the Hessian resists every damping up to `MAX_DAMPING`.
+    where no column is live, the Hessian resists every damping up to `MAX_DAMPING`, or the sweep
+    ends above rounding (weights far off a fixed grid).
 
     Args:
         weight: [out, in] with axis -1, [in, out] with axis 0 (Conv1D, transposed experts).
@@ -92,6 +97,9 @@ def solve(
     reason = ""
     if options.method == "gptq" and hessian is not None:
         found, reason = gptq(rows, hessian, format, options)
+    if found is not None and found.loss > rtn_loss * (1 + ALIKE):
+        reason = f"GPTQ loses {found.loss:.4g}, rounding to nearest {rtn_loss:.4g}"
+        found, options = None, ROUNDED
     if reason:
         _log.warning("%s is rounded to nearest: %s", name or "a weight", reason)
     if found is None:

@@ -1,17 +1,21 @@
 """Hidden states on their way through a model: one stream a purpose, advanced block by block."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from mpq.modeling.block_calls import BlockCall, enter_blocks, moved, run_block
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class HiddenStates:

@@ -5,14 +5,16 @@ converted blocks before it give. Within a block, weights are solved in the order
 read (true-sequential), each calibrated on what the ones before it, converted, hand on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from mpq.convert.block import ConvertedBlock, Job, WalkOptions, convert_block
 from mpq.convert.finished import AFTER, BEFORE, FinishedBlocks, block_key
@@ -30,6 +32,9 @@ from mpq.modeling.sites import Place, places
 from mpq.modeling.validity import check_plan
 from mpq.modeling.wrap import apply_plan
 from mpq.plans.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""

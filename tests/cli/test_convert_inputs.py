@@ -47,7 +47,17 @@ def test_a_text_of_its_own_can_be_held_out(tmp_path):
 
 
 def test_every_flag_of_the_solver_reaches_it(tmp_path):
-    flags = "--no-act-order --groups exact --grid absmax --damping 0.1 --batch-size 2".split()
+    flags = [
+        "--no-act-order",
+        "--groups",
+        "exact",
+        "--grid",
+        "absmax",
+        "--damping",
+        "0.1",
+        "--batch-size",
+        "2",
+    ]
     flags += ["--no-true-sequential", "--bias-correction", "--activations", "disk"]
     options = walk_options(parsed("--format", "int4", *flags))
     assert not options.solver.act_order

@@ -42,7 +42,7 @@ def test_inputs_of_two_formats_are_two_tensors():
     _, weights, _ = first_block("llama")
     name = "model.layers.0.self_attn.k_proj.input"
     kinds = [[p.site.kind for p in r.places] for r in readers_of(weights, {name: "int8-token"})]
-    assert [["q_proj", "v_proj"], ["k_proj"]] == kinds[:2]
+    assert kinds[:2] == [["q_proj", "v_proj"], ["k_proj"]]
 
 
 def test_experts_are_readers_of_their_own_and_a_projection_is_a_stage():
