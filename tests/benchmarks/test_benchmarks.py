@@ -1,10 +1,15 @@
 """Every benchmark in a small setting: it runs, and its tables have the rows asked for."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.data.tokenizers import byte_tokenizer
+from tests.modeling.checkpoints import saved
+from tests.modeling.families import build
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -74,3 +79,13 @@ def test_gptq_factors(run):
     assert all(0 < float(share) < 1 for share in bfp4[2:])
     assert is_positive(rows_of(lines, "factor")[0][1:])
     assert is_positive(rows_of(lines, "nf4-g64")[0][1:])
+
+
+def test_offload(run, tmp_path):
+    byte_tokenizer().save_pretrained(tmp_path)
+    saved(build("llama"), tmp_path)
+    for case in ("resident", "offloaded"):
+        (line,) = run("offload", tmp_path, "--case", case, "--tokens", 2)
+        row = json.loads(" ".join(line))
+        assert row.keys() == {"speed", "loaded", "peak"}
+        assert is_positive(row.values())

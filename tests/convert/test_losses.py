@@ -1,4 +1,4 @@
-"""What weights lose in candidates: the solver's own numbers, from the weights as they were given."""
+"""What weights lose in candidates: the solver's own numbers, of the weights as given."""
 
 import json
 

@@ -162,6 +162,17 @@ def test_an_expert_without_tokens_is_rounded_to_nearest_with_a_reason(caplog):
     assert (solution.loss, solution.rtn_loss, solution.damping) == (0.0, 0.0, 0.0)
 
 
+def test_where_the_sweep_ends_above_rounding_the_weight_is_rounded(caplog):
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.05 * torch.randn(64, 64, generator=generator)
+    x = torch.randn(512, 64, generator=generator) @ torch.randn(64, 64, generator=generator)
+    found = solve(weight, hessian_of(x), parse_format("minifloat-e2m1"), name="w")
+    assert found.reason.startswith("GPTQ loses")
+    assert found.loss == found.rtn_loss
+    assert torch.equal(found.values, quantize(weight, "minifloat-e2m1"))
+    assert "w is rounded to nearest: GPTQ loses" in caplog.text
+
+
 def test_damping_is_raised_and_then_given_up_with_a_reason(caplog):
     weight, format = weight_of(ROWS, SIZE), parse_format("int4-g16")
     lowest = float(torch.linalg.eigvalsh(HESSIAN)[0])

@@ -1,4 +1,4 @@
-"""The walk converts every architecture to what its checkpoint holds, and leaves the model alone."""
+"""The walk converts every architecture to what its checkpoint holds, and changes no model."""
 
 from contextlib import contextmanager
 
@@ -249,7 +249,7 @@ def test_an_activation_that_is_not_finite_is_named(tmp_path):
 def test_a_plan_without_stored_tensors_is_refused():
     model = build("llama")
     plan = Plan.of({"model.layers.0.mlp.up_proj.input": "bfp6", "lm_head.weight": "fp32"})
-    with pytest.raises(PlanError, match="needs a stored tensor .* of the plan's 2 sites none is"):
+    with pytest.raises(PlanError, match=r"needs a stored tensor .* of the plan's 2 sites none is"):
         prepare(model, plan, text(2, 8), options=GPTQ, device=CPU)
 
 

@@ -30,9 +30,14 @@ def test_it_is_undone_after_an_exception_too():
     block = blocks(model)[0][1]
     place = next(p for p in places(model) if p.site.name.endswith("layers.0.mlp.up_proj.weight"))
     before = pointers(block)
-    with pytest.raises(RuntimeError, match="stop"), on_device([block], torch.device("cpu")):
-        put([(place, torch.zeros_like(place.parameter))])
-        raise RuntimeError("stop")
+
+    def fail():
+        with on_device([block], torch.device("cpu")):
+            put([(place, torch.zeros_like(place.parameter))])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert pointers(block) == before
 
 
