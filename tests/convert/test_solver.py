@@ -46,8 +46,9 @@ def test_what_is_packed_reads_back_as_the_values_and_loses_what_it_says(text, dt
         assert solution.loss == pytest.approx(want, rel=1e-9)
         nearest = quantize(weight, format, axis)
         assert solution.rtn_loss == pytest.approx(loss_of(weight, nearest, HESSIAN, axis))
-        assert not solution.reason
-        assert solution.damping == (0.01 if options.method == "gptq" else 0.0)
+        assert not solution.reason or solution.loss == solution.rtn_loss
+        is_solved = options.method == "gptq" and not solution.reason
+        assert solution.damping == (0.01 if is_solved else 0.0)
         assert solution.packed.encoded.num_bits == format.bits(tuple(weight.shape), axis)
 
 
