@@ -40,7 +40,7 @@ PACKAGES = ("torch", "transformers", "numpy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is asked of a tool.
+    """What is asked of a tool; None: it has no such setting.
 
     Attributes:
         model: Directory of the model.
@@ -59,12 +59,12 @@ class Job:
     bits: int
     group: int
     symmetric: bool
-    act_order: str
-    groups: str
-    damping: float
+    act_order: str | None
+    groups: str | None
+    damping: float | None
     dtype: str
-    iterations: int
-    true_sequential: bool
+    iterations: int | None
+    true_sequential: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +73,13 @@ class Tool:
 
     Attributes:
         quantize: Job and windows -> name of a layer -> its weight as it reads back.
-        act_orders: Values of `Job.act_order` that it has; the first is its own default.
-        groups: Values of `Job.groups` that it has; the first is its own default.
+        settings: Field of `Job` that it has a say in -> words it knows, the default first.
         scale_rule: How the scale of a symmetric group comes about; b bits, largest magnitude max.
         scale_dtype: Of a stored scale; "model": that of the model.
     """
 
     quantize: Callable[[Job, Tensor], dict[str, Tensor]]
-    act_orders: tuple[str, ...]
-    groups: tuple[str, ...]
+    settings: dict[str, tuple[object, ...]]
     scale_rule: str
     scale_dtype: str
 
@@ -198,25 +196,24 @@ def unpack_words(words: Tensor, bits: int) -> Tensor:
 
 
 GPTQ_SCALE = "2 max / (2^b - 1), codes -2^(b-1) .. 2^(b-1)-1: the largest weight may be clipped"
+GPTQ: dict[str, tuple[object, ...]] = {"damping": (0.01,), "true_sequential": (True, False)}
 TOOLS = {
     "llmcompressor": Tool(
         quantize=quantize_llmcompressor,
-        act_orders=("on", "off"),
-        groups=("static",),
+        settings=GPTQ | {"act_order": ("on", "off"), "groups": ("static",)},
         scale_rule=GPTQ_SCALE,
         scale_dtype="model",
     ),
     "gptqmodel": Tool(
         quantize=quantize_gptqmodel,
-        act_orders=("group-aware", "off", "on"),
-        groups=("updated", "static"),
+        settings=GPTQ
+        | {"act_order": ("group-aware", "off", "on"), "groups": ("updated", "static")},
         scale_rule=GPTQ_SCALE,
         scale_dtype="float16",
     ),
     "auto-round": Tool(
         quantize=quantize_auto_round,
-        act_orders=("off",),
-        groups=("static",),
+        settings={"iterations": (200,)},
         scale_rule="-w / 2^(b-1), w the weight of largest magnitude with its sign, shrunk by a "
         "tuned factor; codes -2^(b-1) .. 2^(b-1)-1",
         scale_dtype="float16",
@@ -227,8 +224,8 @@ TOOLS = {
 def storage(job: Job, tool: str, weights: dict[str, Tensor]) -> dict[str, float]:
     """Bits of metadata a group and a column, and all stored bits over the number of weights.
 
-    GPTQ's layout also stores the constant zero point of a symmetric group (b bits) and a `g_idx`
-    that follows from the group size; neither is counted, for a reader needs neither.
+    The zero points of symmetric groups and the `g_idx` of unscattered ones, which GPTQ's layout
+    stores too, are not counted: no reader needs them.
     """
     stored = job.dtype if TOOLS[tool].scale_dtype == "model" else TOOLS[tool].scale_dtype
     group_bits = torch.finfo(getattr(torch, stored)).bits + (0 if job.symmetric else job.bits)
@@ -252,19 +249,21 @@ def parse() -> tuple[str, Job, Path, Path]:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--act-order", choices=("off", "on", "group-aware"))
     parser.add_argument("--groups", choices=("static", "updated"))
-    parser.add_argument("--damping", type=float, default=0.01)
+    parser.add_argument("--damping", type=float)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--iterations", type=int, default=200, help="of auto-round")
-    parser.add_argument("--true-sequential", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--true-sequential", action=argparse.BooleanOptionalAction)
     given = vars(parser.parse_args())
     name, tokens, out = (given.pop(key) for key in ("tool", "tokens", "out"))
     parts = re.fullmatch(r"int([2-8])(a?)(?:-g(\d+))?", given.pop("format"))
     if parts is None:
         parser.error("--format is int<bits>[a][-g<group>], such as int4-g128")
-    for key, known in (("act_order", TOOLS[name].act_orders), ("groups", TOOLS[name].groups)):
-        given[key] = given[key] or known[0]
-        if given[key] not in known:
-            parser.error(f"{name} has {' or '.join(known)} for {key}, not {given[key]}")
+    for key in ("act_order", "groups", "damping", "iterations", "true_sequential"):
+        known = TOOLS[name].settings.get(key, ())
+        if given[key] is None:
+            given[key] = known[0] if known else None
+        elif not known or (isinstance(given[key], str) and given[key] not in known):
+            parser.error(f"{name} has {known or 'nothing'} for {key}, not {given[key]}")
     bits, asymmetric, group = parts.groups()
     grid = {"bits": int(bits), "group": int(group or -1), "symmetric": not asymmetric}
     return name, Job(**given, **grid), tokens, out
@@ -281,7 +280,7 @@ def main() -> None:
     record = {
         "tool": name,
         "versions": {package: version(package) for package in (name, *PACKAGES)},
-        "settings": asdict(job),
+        "settings": {key: value for key, value in asdict(job).items() if value is not None},
         "windows": list(windows.shape),
         "windows_sha256": hashlib.sha256(windows.numpy().tobytes()).hexdigest(),
         "seconds": time.perf_counter() - began,
