@@ -89,3 +89,16 @@ def test_offload(run, tmp_path):
         row = json.loads(" ".join(line))
         assert row.keys() == {"speed", "loaded", "peak"}
         assert is_positive(row.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_convert_memory(run, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    convert_memory = importlib.import_module("convert_memory")
+    convert_memory.write_model(tmp_path, 16, 2)
+    (line,) = run("convert_memory", "--model", tmp_path, "--tokens", 256)
+    row = json.loads(" ".join(line))
+    assert row["model"] == sum(
+        2 * count for count in (512 * 16 * 2 + 16, *2 * [4 * 16**2 + 3 * 16 * 64 + 2 * 16])
+    )
+    assert is_positive([row["block"], row["states"], row["hessian"]])

@@ -1,0 +1,130 @@
+"""The frame of experiment 002: all parts in a small setting, and one judge for all weights."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mpq.convert.options import SolverOptions
+from mpq.kernels.fake_quant import quantize
+from mpq.modeling.loading import load_model
+from mpq.modeling.sites import places
+from tests.data.tokenizers import byte_tokenizer
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "002_gptq"
+SCRIPTS = ("windows", "conversions", "judge", "report", "run")
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The module run.py; other experiments have scripts of the same names."""
+    monkeypatch.syspath_prepend(FOLDER)
+    before = {name: sys.modules.pop(name, None) for name in SCRIPTS}
+    yield importlib.import_module("run")
+    for name, module in before.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+@pytest.fixture
+def small(run, tmp_path):
+    """A setting of a small random model, and the flags of its texts."""
+    model = tmp_path / "model"
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(model)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(model)
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    setting = run.Setting(
+        model=str(model),
+        dtype="float32",
+        calibration=(4, 16),
+        heldout=(3, 16),
+        formats=("int3-g16", "bfp4"),
+        candidates=(("groups", ("int4-g16", "int3-g16", "int2-g16"), "int3-g16"),),
+        options=SolverOptions(act_order=True, grid="mse"),
+        absmax=("int3-g16",),
+    )
+    texts = ["--calibration", str(tmp_path / "a"), "--heldout", str(tmp_path / "b")]
+    out = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
+
+    def call(*parts):
+        return run.main(["small", *parts, *texts, *out], {"small": setting})
+
+    return call
+
+
+def scores_of(tmp_path):
+    return json.loads((tmp_path / "runs" / "small" / "scores.json").read_text())
+
+
+def leave_rounded_weights(tmp_path, format):
+    """What another tool would leave that rounds every weight to nearest."""
+    loaded = load_model(str(tmp_path / "model"))
+    folder = tmp_path / "runs" / "small" / "rivals" / "tool"
+    folder.mkdir(parents=True)
+    weights = {
+        place.site.name: quantize(place.parameter.detach(), format)
+        for place in places(loaded.model)
+        if place.site.role == "weight" and place.site.block >= 0
+    }
+    save_file(weights, folder / "weights.safetensors")
+    (folder / "record.json").write_text(json.dumps({"tool": "rounding"}))
+
+
+def test_all_parts_in_a_small_setting(small, tmp_path, capsys):
+    assert small("windows", "formats", "mixed") == 0
+    leave_rounded_weights(tmp_path, "int3-g16")
+    assert small("rivals", "report") == 0
+    scores = scores_of(tmp_path)
+    assert scores["full precision"]["kl"] == 0
+    assert scores["rtn bfp4"]["bits"] == scores["gptq bfp4"]["bits"] == 4.5
+    assert scores["gptq int3-g16"]["layer_loss"] < scores["gptq int3-g16"]["layer_loss_rounded"]
+    # One judge: the same weights have the same score, whoever made them.
+    assert scores["rival tool"]["loss"] == pytest.approx(scores["rtn int3-g16"]["loss"], abs=1e-9)
+    for name in ("absolute", "relative"):
+        mixed = scores[f"mixed groups {name} at int3-g16"]
+        assert mixed["bits"] <= scores["gptq int3-g16"]["bits"]
+        assert sum(mixed["formats"].values()) == 14
+    tables = (tmp_path / "tables.md").read_text()
+    assert "| gptq bfp4 | 4.500 |" in tables
+    assert json.loads((tmp_path / "results.json").read_text())["small"]["scores"] == scores
+
+
+def test_what_was_done_is_not_done_again(small, tmp_path):
+    assert small("windows", "formats") == 0
+    before = scores_of(tmp_path)
+    assert small("formats") == 0
+    assert scores_of(tmp_path) == before
+
+
+def test_windows_are_the_first_of_the_text(small, tmp_path):
+    assert small("windows") == 0
+    windows = importlib.import_module("windows")
+    found = windows.read_windows(tmp_path / "runs" / "small", windows.CALIBRATION)
+    tokenizer = byte_tokenizer()
+    assert found.shape == (4, 16)
+    ids = tokenizer((tmp_path / "a").read_text(), add_special_tokens=False)["input_ids"]
+    body = found if tokenizer.bos_token_id is None else found[:, 1:]
+    assert torch.equal(body.flatten(), torch.tensor(ids[: body.numel()]))
+
+
+def test_a_text_that_is_too_short_is_refused(small, tmp_path):
+    (tmp_path / "a").write_text("short")
+    with pytest.raises(SystemExit, match="tokens, 6"):
+        small("windows")
