@@ -120,7 +120,9 @@ def mixed(bench: Bench) -> None:
     scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
     for name, candidates, reference in bench.setting.candidates:
         folder = bench.folder / f"losses_{name}"
-        found = conversions.losses_in(folder, bench.loaded, candidates, bench.windows(CALIBRATION))
+        found = conversions.losses_in(
+            folder, bench.loaded, candidates, bench.windows(CALIBRATION), bench.setting.options
+        )
         for relative in (False, True):
             plan = conversions.assigned(bench.loaded, found, reference, relative=relative)
             title = f"mixed {name} {'relative' if relative else 'absolute'} at {reference}"
