@@ -1,6 +1,7 @@
 """A weight as a checkpoint stores it: codes, scales, and the order of its columns."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +63,25 @@ def unpack_weight(packed: PackedWeight, dtype: torch.dtype | None = None) -> Ten
         return values
     order = packed.order.to(device=values.device, dtype=torch.long)
     return torch.empty_like(values).index_copy_(packed.encoded.axis, order, values)
+
+
+def with_tensors(packed: PackedWeight, transform: Callable[[Tensor], Tensor]) -> PackedWeight:
+    """The same packed weight with every tensor replaced by what `transform` makes of it."""
+
+    def each(x: Tensor | None) -> Tensor | None:
+        return None if x is None else transform(x)
+
+    encoded = packed.encoded
+    return PackedWeight(
+        encoded=replace(
+            encoded,
+            codes=transform(encoded.codes),
+            scales=each(encoded.scales),
+            zero_points=each(encoded.zero_points),
+            tensor_scales=each(encoded.tensor_scales),
+        ),
+        order=each(packed.order),
+    )
 
 
 def _range(order: Tensor) -> str:
