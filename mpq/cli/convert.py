@@ -222,7 +222,7 @@ def write(
         options=subject.options,
         device=subject.device,
     )
-    refuse_inexpressible(conversion.plan, args.export)
+    refuse_inexpressible(conversion, args.export)
     folder = args.out / UNFINISHED
     finished = open_finished(folder / "blocks", settings | {"digest": plan.digest})
     with shown_progress() as progress:

@@ -7,20 +7,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpq.errors import ExportError
+from mpq.formats.block import WHOLE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mpq.convert.walk import Conversion
     from mpq.modeling.checkpoint import Checkpoint
     from mpq.modeling.packed import PackedWeight
+    from mpq.modeling.sites import Place
     from mpq.plans.plan import Plan
 
+CONFIG = "config.json"
 EXPORTS = ("compressed-tensors", "gptq")
 TOOL_PLANS = "tool_plans"
 """Folder in the checkpoint's directory with one file for each tool that takes a plan."""
 
 
-def refuse_inexpressible(plan: Plan, names: Sequence[str]) -> None:
-    """Nothing comes back, where every target can hold every format of the plan.
+def refuse_inexpressible(conversion: Conversion, names: Sequence[str]) -> None:
+    """Nothing comes back, where every target can hold what the conversion will make.
+
+    What values alone can tell (a scale that a target's dtype does not hold) is told on export.
 
     Raises:
         ExportError: Lists what one of them cannot hold, with the nearest format that it can.
@@ -29,7 +37,38 @@ def refuse_inexpressible(plan: Plan, names: Sequence[str]) -> None:
 
     targets: Any = names
     for target in targets:
-        refuse(plan_faults(plan, target), target)
+        faults = {fault[0]: fault for fault in plan_faults(conversion.plan, target)}
+        for site, place in conversion.stored.items():
+            reason = _layout_fault(conversion, place, target)
+            if reason and site not in faults:
+                faults[site] = (site, conversion.plan.formats[site], reason)
+        refuse(faults.values(), target)
+
+
+def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
+    """Why a target cannot hold a weight of this shape and order; empty if it can."""
+    import torch
+
+    from mpq.convert.compressed_layers import compressed_layer
+    from mpq.convert.gptq_layers import gptq_layer
+    from mpq.convert.targets import kind_of
+    from mpq.kernels.fake_quant import encode
+    from mpq.modeling.packed import PackedWeight
+
+    site, format = place.site, conversion.plan.formats[place.site.name]
+    if place.part is not None:
+        return "experts are stored in a layout of each model's own, which is not written"
+    if site.role != "weight" or place.is_embedding or kind_of(format) == "dense":
+        return ""
+    solver, dtype = conversion.options.solver, conversion.model.dtype
+    is_grouped = format.block is not None and format.block.columns not in (WHOLE, site.shape[-1])
+    has_order = solver.act_order and solver.groups != "static" and is_grouped
+    blank = PackedWeight(
+        encoded=encode(torch.zeros(site.shape, dtype=dtype), format, site.axis),
+        order=torch.arange(site.shape[site.axis]).flip(0) if has_order else None,
+    )
+    found = compressed_layer(blank, dtype) if target != "gptq" else gptq_layer(blank)
+    return found if isinstance(found, str) else ""
 
 
 def lookup_tables(model: Any) -> dict[str, str]:
@@ -64,11 +103,16 @@ def export_all(folder: Path, names: Sequence[str], tables: Mapping[str, str]) ->
     checkpoint = open_checkpoint(folder)
     for name in names:
         out = folder / name
-        if not (out / "config.json").is_file():
+        if not (out / CONFIG).is_file():
             shutil.rmtree(out, ignore_errors=True)
             _write(name, out, checkpoint, tables)
             _copy_companions(checkpoint, out)
-        _verify(name, out, checkpoint, tables)
+        try:
+            _verify(name, out, checkpoint, tables)
+        except ExportError:
+            # What reads back otherwise must not be loaded by anybody.
+            (out / CONFIG).unlink(missing_ok=True)
+            raise
 
 
 def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str]) -> None:
