@@ -93,7 +93,8 @@ def convert_block(job: Job) -> ConvertedBlock:
     for stage in _stages(job, readers):
         sums = sums_seen(stage, job.passes, job.device)
         for reader in stage:
-            done += _convert_reader(job, reader, sums.get(reader.name), biases)
+            # Each sum goes with its use: a large layer's Hessian takes gigabytes.
+            done += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
     done += _convert_biases(job, biases)
     return ConvertedBlock(
         packed={tensor.place.site.name: tensor.packed for tensor in done},

@@ -72,8 +72,14 @@ class HessianSum:
 
     def hessian(self) -> Tensor:
         """2/n sum x x^T, float64 [K, K], exactly symmetric; zeros where no token was added."""
-        upper = self._products.triu()
-        return upper.add_(upper.triu(1).T).mul_(2 / max(self.num_tokens, 1))
+        found = self._products * (2 / max(self.num_tokens, 1))
+        # Panel by panel: a whole transposed copy of a large layer's Hessian takes gigabytes.
+        for start in range(0, self.size, PANEL):
+            end = start + PANEL
+            corner = found[start:end, start:end].triu()
+            found[start:end, start:end] = corner + corner.triu(1).T
+            found[end:, start:end] = found[start:end, end:].T
+        return found
 
     @property
     def mean(self) -> Tensor:
