@@ -8,7 +8,7 @@ imported. Needs the tool, and what it brings: torch, transformers, safetensors, 
 `--tokens` holds the windows, int64 `[windows, tokens]` (numpy.save), passed to the tool as they
 are, in their order, one window a batch (auto-round shuffles: it draws windows for each step).
 Only linear layers of decoder blocks are quantised; embeddings and lm_head are left alone.
-On few cores GPTQModel starts with GPTQMODEL_CPU_WORKERS=2 in its environment.
+GPTQModel wants GPTQMODEL_CPU_WORKERS=2 on few cores, and leaves logs/ where it is run.
 
 OUT/weights.safetensors holds `<module>.weight` of every layer that the tool quantised, and no
 other tensor: float32 `[out, in]`, columns in the order of the model, the values that the stored
