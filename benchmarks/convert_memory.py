@@ -24,8 +24,9 @@ from machine import description
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mpq.convert.block import WalkOptions
+from mpq.convert.conversion import prepare
 from mpq.convert.finished import open_finished
-from mpq.convert.walk import prepare, walk
+from mpq.convert.walk import walk
 from mpq.modeling.wrap import uniform_plan
 
 WINDOW = 128

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from mpq.convert.assignment import CandidateLosses, assign_under_budget
 from mpq.convert.block import WalkOptions
+from mpq.convert.conversion import prepare
 from mpq.convert.finished import FinishedBlocks, open_finished
 from mpq.convert.losses import Question, measure_losses
 from mpq.convert.solver import SolverOptions
-from mpq.convert.walk import prepare, walk
+from mpq.convert.walk import walk
 from mpq.files import write_json
 from mpq.formats.format import Format
 from mpq.formats.zoo import parse_format

@@ -53,22 +53,23 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_what(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("plan", nargs="?", type=Path, metavar="PLAN.toml", help="which format each site gets")
-    add("--format", metavar="FORMAT", help="in place of a plan: every weight gets this one")
+    add("--format", metavar="FORMAT", help="in place of a plan: every weight but head and "
+        "embeddings gets this one")  # fmt: skip
     add("--candidate-formats", type=_comma_list, metavar="F,F,…", help="in place of a plan: "
         "assigned by what GPTQ loses in them; a threshold takes them in order")  # fmt: skip
     add("--target-bits", type=float, metavar="BITS", help="mean bits a weight that the "
         "candidates may take, scales and all counted")  # fmt: skip
     add("--loss-threshold", type=float, metavar="LOSS", help="the first candidate that loses "
         "less than this a weight, else the last")  # fmt: skip
-    add("--relative-loss", action="store_true", help="compare losses as shares of each "
-        "layer's output energy")  # fmt: skip
-    add("--tie", choices=("fused", "none"), default="fused", help="whether weights that engines "
+    add("--relative-loss", action="store_true", default=None, help="compare losses as shares of "
+        "each layer's output energy")  # fmt: skip
+    add("--tie", choices=("fused", "none"), help="whether weights that engines "
         "fuse (q, k, v; gate, up) take one candidate (default: fused)")  # fmt: skip
     add("--model", metavar="ID", help="Hugging Face id or directory (default: the plan's, else "
         "mpq/tiny-llama)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the loaded model "
-        "(default: that of the plan's run, else float32); with the files' own, weights are read "
-        "as they are needed")  # fmt: skip
+        "(default: that of the plan's run, else of the files, whose weights are then read as "
+        "they are needed)")  # fmt: skip
     add("--device", help="where blocks are worked on, one at a time: auto, cpu, cuda, cuda:1 "
         "(default: auto)")  # fmt: skip
     add("--allow-other-model", action="store_true", help="take a plan that was made for other "
@@ -102,10 +103,10 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "with the running batch's updates (default: static)")  # fmt: skip
     add("--grid", choices=("absmax", "mse"), help="the format's own range, or the shrunk one "
         "of least error (default: mse for gptq, absmax for rtn)")  # fmt: skip
-    add("--damping", type=float, default=0.01, help="share of H's mean diagonal that is added "
+    add("--damping", type=float, help="share of H's mean diagonal that is added "
         "to it, tenfold where that fails (default: 0.01)")  # fmt: skip
-    add("--no-true-sequential", dest="true_sequential", action="store_false", help="solve all "
-        "weights of a block on one pass")  # fmt: skip
+    add("--no-true-sequential", dest="true_sequential", action="store_false", default=None,
+        help="solve all weights of a block on one pass")  # fmt: skip
     add("--bias-correction", action="store_true", help="biases make up for the mean error of "
         "their layer's output")  # fmt: skip
     add("--batch-size", type=int, default=4, help="windows in one pass (default: 4)")
@@ -133,15 +134,17 @@ def convert(args: argparse.Namespace) -> None:
     from mpq.cli.convert_exports import export_all, lookup_tables
     from mpq.cli.convert_inputs import check_plan_source, load_subject
     from mpq.cli.convert_report import print_report
-    from mpq.cli.convert_writing import is_finished, report_of
+    from mpq.cli.convert_writing import is_finished, refuse_foreign, report_of
 
     check_plan_source(args)
+    refuse_foreign(args.out, UNFINISHED)
     subject = load_subject(args)
     settings = settings_of(args, subject)
     try:
         if not is_finished(args.out, settings):
             plan, losses = plan_of(args, subject, settings)
             write(args, subject, plan, settings, losses)
+        shutil.rmtree(args.out / UNFINISHED, ignore_errors=True)
         export_all(args.out, args.export, lookup_tables(subject.loaded.model))
     except OSError as error:
         raise RunError(
@@ -176,7 +179,13 @@ def settings_of(args: argparse.Namespace, subject: Subject) -> dict[str, Any]:
         "solver": walk.pop("solver"),
         "walk": {key: walk[key] for key in ("true_sequential", "bias_correction", "batch_size")},
         "text": subject.text,
-        "versions": {"mpq": __version__, "torch": version("torch")},
+        "heldout": subject.heldout_text,
+        "device": subject.device.type,
+        "versions": {
+            "mpq": __version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
     }
 
 
@@ -211,8 +220,9 @@ def write(
     from mpq.cli.convert_exports import refuse_inexpressible, write_tool_plans
     from mpq.cli.convert_writing import write_directory
     from mpq.cli.profile_inputs import shown_progress
+    from mpq.convert.conversion import prepare
     from mpq.convert.finished import open_finished
-    from mpq.convert.walk import prepare, walk
+    from mpq.convert.walk import walk
 
     conversion = prepare(
         subject.loaded.model,
@@ -224,9 +234,10 @@ def write(
     )
     refuse_inexpressible(conversion, args.export)
     folder = args.out / UNFINISHED
-    finished = open_finished(folder / "blocks", settings | {"digest": plan.digest})
+    # Blocks depend on no held-out text, and another plan has blocks of its own.
+    kept = {key: value for key, value in settings.items() if key not in ("heldout", "candidates")}
+    finished = open_finished(folder / f"blocks-{plan.digest[:16]}", kept)
     with shown_progress() as progress:
         heldout = walk(conversion, finished, progress)
-    write_directory(args.out, subject, conversion, finished, heldout, settings, losses)
     write_tool_plans(args.out, conversion.plan)
-    shutil.rmtree(folder)
+    write_directory(args.out, subject, conversion, finished, heldout, settings, losses)

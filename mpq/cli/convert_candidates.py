@@ -11,6 +11,7 @@ from mpq.cli.profile_inputs import shown_progress
 if TYPE_CHECKING:
     from mpq.cli.convert_inputs import Subject
     from mpq.convert.assignment import CandidateLosses
+    from mpq.convert.losses import Question
     from mpq.formats.format import Format
     from mpq.plans.plan import Plan
 
@@ -41,7 +42,8 @@ def assigned_plan(
         options=subject.options,
         device=subject.device,
     )
-    kept = ("model", "fingerprint", "solver", "walk", "text", "versions")
+    refuse_unreachable(args, question)
+    kept = ("model", "fingerprint", "solver", "walk", "text", "device", "versions")
     keep_settings(
         folder / "losses",
         {key: settings[key] for key in kept} | {"formats": list(map(str, question.formats))},
@@ -53,8 +55,35 @@ def assigned_plan(
 
 
 def _is_converted(place: Any) -> bool:
+    """Whether a weight lies in a block and its input can be reached."""
+    from mpq.modeling.experts import is_dispatched
+
     is_outside = place.is_head or place.is_embedding or place.site.block < 0
-    return place.site.role == "weight" and not is_outside
+    is_seen = place.part is None or is_dispatched(place.module)
+    return place.site.role == "weight" and not is_outside and is_seen
+
+
+def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
+    """Nothing comes back, where the rule can assign something, whatever the losses.
+
+    Raises:
+        MpqError: The budget or the threshold is out of reach.
+    """
+    from mpq.convert.assignment import CandidateLosses
+
+    none = {str(fmt): 0.0 for fmt in question.formats}
+    sites = tuple(place.site for place in question.places)
+    solver = question.options.solver
+    chosen(
+        args,
+        CandidateLosses(
+            sites=sites,
+            formats=question.formats,
+            losses={site.name: none for site in sites},
+            energies={site.name: 1.0 for site in sites},
+            stores_order=solver.act_order and solver.groups != "static",
+        ),
+    )
 
 
 def chosen(args: argparse.Namespace, found: CandidateLosses) -> dict[str, Format]:
@@ -65,7 +94,8 @@ def chosen(args: argparse.Namespace, found: CandidateLosses) -> dict[str, Format
     """
     from mpq.convert.assignment import assign_by_threshold, assign_under_budget
 
-    tied = args.tie == "fused"
+    tied = args.tie != "none"
     if args.target_bits is None:
         return assign_by_threshold(found, args.loss_threshold, tied=tied)
-    return assign_under_budget(found, args.target_bits, relative=args.relative_loss, tied=tied)
+    relative = bool(args.relative_loss)
+    return assign_under_budget(found, args.target_bits, relative=relative, tied=tied)

@@ -13,7 +13,7 @@ from mpq.formats.block import WHOLE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mpq.convert.walk import Conversion
+    from mpq.convert.conversion import Conversion
     from mpq.modeling.checkpoint import Checkpoint
     from mpq.modeling.packed import PackedWeight
     from mpq.modeling.sites import Place
@@ -36,13 +36,23 @@ def refuse_inexpressible(conversion: Conversion, names: Sequence[str]) -> None:
     from mpq.convert.targets import plan_faults, refuse
 
     targets: Any = names
+    known: dict[Any, str] = {}
     for target in targets:
         faults = {fault[0]: fault for fault in plan_faults(conversion.plan, target)}
         for site, place in conversion.stored.items():
-            reason = _layout_fault(conversion, place, target)
-            if reason and site not in faults:
-                faults[site] = (site, conversion.plan.formats[site], reason)
+            fmt = conversion.plan.formats[site]
+            # Layers of one shape and format have one answer.
+            alike = (target, fmt, place.site.shape, place.site.axis, place.part is None)
+            own = (place.site.role, place.is_embedding, place.site.aliases, _lacks_bias(place))
+            if (alike, own) not in known:
+                known[alike, own] = _layout_fault(conversion, place, target)
+            if known[alike, own] and site not in faults:
+                faults[site] = (site, fmt, known[alike, own])
         refuse(faults.values(), target)
+
+
+def _lacks_bias(place: Place) -> bool:
+    return getattr(place.module, "bias", None) is None
 
 
 def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
@@ -58,6 +68,10 @@ def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
     site, format = place.site, conversion.plan.formats[place.site.name]
     if place.part is not None:
         return "experts are stored in a layout of each model's own, which is not written"
+    if site.role == "weight" and conversion.options.bias_correction and _lacks_bias(place):
+        return "its layer has no bias, and engines drop one that a correction adds"
+    if place.is_embedding and not site.aliases:
+        return "transformers loads no quantised lookup table"
     if site.role != "weight" or place.is_embedding or kind_of(format) == "dense":
         return ""
     solver, dtype = conversion.options.solver, conversion.model.dtype
@@ -67,8 +81,10 @@ def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
         encoded=encode(torch.zeros(site.shape, dtype=dtype), format, site.axis),
         order=torch.arange(site.shape[site.axis]).flip(0) if has_order else None,
     )
-    found = compressed_layer(blank, dtype) if target != "gptq" else gptq_layer(blank)
-    return found if isinstance(found, str) else ""
+    inputs = conversion.plan.formats.get(f"{site.name.removesuffix('.weight')}.input")
+    found = compressed_layer(blank, dtype, inputs) if target != "gptq" else gptq_layer(blank)
+    reason = found if isinstance(found, str) else ""
+    return f"{reason} (--groups static needs no order)" if reason and has_order else reason
 
 
 def lookup_tables(model: Any) -> dict[str, str]:
@@ -106,7 +122,7 @@ def export_all(folder: Path, names: Sequence[str], tables: Mapping[str, str]) ->
         if not (out / CONFIG).is_file():
             shutil.rmtree(out, ignore_errors=True)
             _write(name, out, checkpoint, tables)
-            _copy_companions(checkpoint, out)
+        _copy_companions(checkpoint, out)
         try:
             _verify(name, out, checkpoint, tables)
         except ExportError:
@@ -119,6 +135,11 @@ def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, st
     from mpq.convert.export_compressed_tensors import export_compressed_tensors
     from mpq.convert.export_gptq import export_gptq
 
+    if checkpoint.biases_added:
+        raise ExportError(
+            f"{name} has no place for biases that layers without one were given "
+            f"({checkpoint.biases_added[0]}, …): convert without --bias-correction to export"
+        )
     packed, dense, config = _packed(checkpoint), _dense(checkpoint), checkpoint.config
     if name == "gptq":
         export_gptq(out, packed, dense, config, tables=tables)

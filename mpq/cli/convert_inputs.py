@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpq.errors import ConfigError
+from mpq.cli.profile_inputs import DEFAULT_MODEL
+from mpq.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mpq.modeling.loading import LoadedModel
     from mpq.plans.plan import Plan
 
-DEFAULT_MODEL = "mpq/tiny-llama"
 PLAN_SOURCES = "a plan's file, --format, or --candidate-formats"
 
 
@@ -32,7 +32,8 @@ class Subject:
         loaded: The model, on the CPU.
         calibration: Token ids [N, T].
         heldout: Token ids [M, T] that are only judged; None for none.
-        text: What identifies both: source and hashes.
+        text: What identifies the calibration: source and hash.
+        heldout_text: The same of the held-out windows; empty where there are none.
         options: How the walk goes.
         device: Where blocks are worked on.
     """
@@ -42,6 +43,7 @@ class Subject:
     calibration: Tensor
     heldout: Tensor | None
     text: dict[str, str]
+    heldout_text: dict[str, str]
     options: WalkOptions
     device: torch.device
 
@@ -53,12 +55,22 @@ def read_config(args: argparse.Namespace) -> SearchConfig:
         ConfigError: Lists every fault of the flags.
     """
     from mpq.config import search_config
+    from mpq.modeling.loading import stored_dtype
 
     table = _of_run(args.plan)
-    window = args.window or table.get("data", {}).get("window", 128)
-    data = table.setdefault("data", {})
-    data |= {"window": window, "search_tokens": window, "calibration_tokens": args.tokens}
-    data["heldout_tokens"] = args.heldout_tokens or window
+    run = table.get("data", {})
+    window = run.get("window", 128) if args.window is None else args.window
+    has_own_text = args.source is not None or args.text is not None
+    data: dict[str, Any] = {} if has_own_text else dict(run)
+    # What a search looked at stays out of the held-out text, where both come from one stream.
+    searched = run.get("calibration_tokens", 0) + run.get("search_tokens", 0)
+    data |= {
+        "window": window,
+        "search_tokens": max(searched // window, 1) * window if window > 0 else window,
+        "calibration_tokens": window if args.generate else args.tokens,
+        "heldout_tokens": args.heldout_tokens or window,
+    }
+    table["data"] = data
     if args.source is not None:
         data["source"] = args.source
     if args.text is not None:
@@ -69,6 +81,13 @@ def read_config(args: argparse.Namespace) -> SearchConfig:
     for key, value in (("id", args.model), ("dtype", args.dtype)):
         if value is not None:
             model[key] = value
+    if "dtype" not in model:
+        model["dtype"] = stored_dtype(model["id"])
+    if model.get("task", "causal-lm") != "causal-lm":
+        raise ConfigError(
+            f"{args.plan} belongs to a run of the task {model['task']!r}, and a conversion is "
+            "calibrated on windows of text: give --model and a text of its own"
+        )
     # The model stays on the CPU; blocks visit the device one at a time. Nothing is searched, and a
     # space needs two candidates.
     model["device"] = "cpu"
@@ -116,11 +135,12 @@ def load_subject(args: argparse.Namespace) -> Subject:
         calibration=calibration,
         heldout=splits.heldout.tokens if args.heldout_tokens else None,
         text={
-            "calibration": "generated" if args.generate else splits.calibration.source,
-            "calibration_sha256": made_of,
-            "heldout": splits.heldout.source,
-            "heldout_sha256": splits.heldout.sha256,
+            "source": "generated" if args.generate else splits.calibration.source,
+            "sha256": made_of,
         },
+        heldout_text={"source": splits.heldout.source, "sha256": splits.heldout.sha256}
+        if args.heldout_tokens
+        else {},
         options=options,
         device=device,
     )
@@ -129,12 +149,21 @@ def load_subject(args: argparse.Namespace) -> Subject:
 def _generated(
     args: argparse.Namespace, config: SearchConfig, loaded: LoadedModel
 ) -> tuple[Tensor, str]:
+    """Windows that the model writes; they are kept, since writing them takes long."""
+    from mpq.cli.convert_writing import kept_windows
     from mpq.data.draw import sha256
     from mpq.modeling.generation import generate_windows
 
     window = config.data.window
-    tokens = generate_windows(
-        loaded.model, loaded.tokenizer, args.tokens // window, window, seed=args.seed
+    if args.tokens % window:
+        raise ConfigError(f"--tokens is a multiple of the window, {window}; given {args.tokens}")
+    made_by = {"model": loaded.fingerprint, "window": window, "tokens": args.tokens,
+               "seed": args.seed}  # fmt: skip
+    count = args.tokens // window
+    tokens = kept_windows(
+        args.out,
+        made_by,
+        lambda: generate_windows(loaded.model, loaded.tokenizer, count, window, seed=args.seed),
     )
     return tokens, sha256(tokens)
 
@@ -158,9 +187,9 @@ def walk_options(args: argparse.Namespace) -> WalkOptions:
             act_order=is_solved if args.act_order is None else args.act_order,
             groups=args.groups,
             grid=args.grid or ("mse" if is_solved else "absmax"),
-            damping=args.damping,
+            damping=0.01 if args.damping is None else args.damping,
         ),
-        true_sequential=args.true_sequential,
+        true_sequential=args.true_sequential is not False,
         bias_correction=args.bias_correction,
         batch_size=args.batch_size,
         activations=folder,
@@ -186,6 +215,32 @@ def check_plan_source(args: argparse.Namespace) -> None:
         raise ConfigError("--target-bits and --loss-threshold go with --candidate-formats")
     if args.candidate_formats is not None and args.method == "rtn":
         raise ConfigError("--candidate-formats are compared by the loss of --method gptq")
+    _refuse_idle_flags(args)
+    if args.plan is not None:
+        _require_plan(args.plan)
+
+
+def _refuse_idle_flags(args: argparse.Namespace) -> None:
+    """Refuses flags that would change nothing."""
+    uses = (
+        ("--relative-loss", args.relative_loss, args.target_bits is not None, "--target-bits"),
+        ("--tie", args.tie, args.candidate_formats is not None, "--candidate-formats"),
+        ("--damping", args.damping, args.method == "gptq", "--method gptq"),
+        ("--no-true-sequential", args.true_sequential is False or None, args.method == "gptq",
+         "--method gptq"),
+        ("--allow-other-model", args.allow_other_model or None, args.plan is not None, "a plan"),
+    )  # fmt: skip
+    idle = [f"{flag} goes with {use}" for flag, given, has_use, use in uses
+            if given is not None and not has_use]  # fmt: skip
+    if idle:
+        raise ConfigError("; ".join(idle) + ": leave it out")
+
+
+def _require_plan(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: a plan is a readable TOML file: {error}") from error
 
 
 def given_plan(args: argparse.Namespace, subject: Subject) -> Plan:
@@ -202,11 +257,12 @@ def given_plan(args: argparse.Namespace, subject: Subject) -> Plan:
     loaded = subject.loaded
     if args.format is not None:
         plan = uniform_plan(loaded.model, args.format, roles=("weight",))
-        return type(plan)(formats=plan.formats, model=loaded.id, fingerprint=loaded.fingerprint)
+        return replace(plan, model=loaded.id, fingerprint=loaded.fingerprint)
     every = sites(loaded.model, lm_head=True, embeddings=True, bias=True, output=True)
-    return read_plan(
+    plan = read_plan(
         args.plan,
         every,
         fingerprint=loaded.fingerprint,
         allow_other_model=args.allow_other_model,
     )
+    return replace(plan, model=loaded.id, fingerprint=loaded.fingerprint)

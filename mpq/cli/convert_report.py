@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,11 @@ def reasons(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _perplexity(heldout: Mapping[str, Any]) -> str:
-    before, after = (math.exp(heldout[key]) for key in ("loss_before", "loss_after"))
+    shown = {
+        key: "not finite" if heldout[key] is None else f"{heldout[key]:.4g}"
+        for key in ("perplexity_before", "perplexity_after", "kl")
+    }
     return (
-        f"{before:.4g} -> {after:.4g} on {heldout['num_tokens']} held-out tokens, "
-        f"KL {heldout['kl']:.4g} nats a token"
+        f"{shown['perplexity_before']} -> {shown['perplexity_after']} on "
+        f"{heldout['num_tokens']} held-out tokens, KL {shown['kl']} nats a token"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mpq.cli.convert_inputs import Subject
+    from mpq.convert.conversion import Conversion
     from mpq.convert.finished import FinishedBlocks
     from mpq.convert.report import HeldoutReport, TensorReport
-    from mpq.convert.walk import Conversion
     from mpq.modeling.packed import PackedWeight
 
 CONFIG = "config.json"
 REPORT = "report.json"
 TABLE = "report.csv"
+WINDOWS = "generated.json"
+LARGEST_LOSS = 700.0
+"""Nats of which a float still holds the perplexity."""
 
 
 def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -41,6 +44,42 @@ def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
         )
     refuse_other_settings(folder, report_of(folder)["settings"], settings)
     return True
+
+
+def refuse_foreign(folder: Path, unfinished: str) -> None:
+    """Nothing comes back, where a directory is new, empty, or a conversion's.
+
+    Raises:
+        RunError: It holds something else, which a conversion would write among.
+    """
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    known = {unfinished, REPORT, WINDOWS}
+    if found and not known & set(found):
+        raise RunError(
+            f"{folder}: a conversion needs a directory of its own, and this one holds "
+            f"{', '.join(found[:5])}; choose another with --out"
+        )
+
+
+def kept_windows(folder: Path, made_by: Mapping[str, Any], make: Callable[[], Tensor]) -> Tensor:
+    """Windows [N, T] that lie in the directory, or are made now and kept there.
+
+    Raises:
+        RunError: The directory's were made by other settings.
+    """
+    import torch
+
+    from mpq.convert.finished import refuse_other_settings
+    from mpq.files import read_json, write_json
+
+    path = folder / WINDOWS
+    if path.is_file():
+        kept = read_json(path)
+        refuse_other_settings(path, kept["made_by"], made_by)
+        return torch.tensor(kept["tokens"])
+    tokens = make()
+    write_json(path, {"made_by": dict(made_by), "tokens": tokens.tolist()})
+    return tokens
 
 
 def report_of(folder: Path) -> dict[str, Any]:
@@ -72,7 +111,10 @@ def write_directory(
     model = subject.loaded.model
     reports = _reports(finished)
     sites = {name: place.site for name, place in conversion.stored.items()}
-    size = size_of(reports, sites, _stored_bytes(model))
+    biases = _biases(finished)
+    own = set(model.state_dict())
+    added = sum(bias.nbytes for name, bias in biases.items() if name not in own)
+    size = size_of(reports, sites, _stored_bytes(model), added)
     rows = [report.row for report in reports]
     write_json(
         folder / REPORT,
@@ -85,8 +127,6 @@ def write_directory(
         },
     )
     write_csv(folder / TABLE, rows)
-    biases = _biases(finished)
-    own = set(model.state_dict())
     write_checkpoint(
         folder,
         model_config=config_of(model),
@@ -106,12 +146,12 @@ def _biases(finished: FinishedBlocks) -> dict[str, Tensor]:
 
 
 def _with_perplexity(heldout: HeldoutReport) -> dict[str, Any]:
-    """The report's numbers and both perplexities, where a float holds them."""
+    """The report's numbers and both perplexities; None for what is not finite."""
     found = asdict(heldout)
     for when in ("before", "after"):
         loss = found[f"loss_{when}"]
-        found[f"perplexity_{when}"] = math.exp(loss) if loss < 700 else None
-    return found
+        found[f"perplexity_{when}"] = math.exp(loss) if loss < LARGEST_LOSS else math.inf
+    return {key: value if math.isfinite(value) else None for key, value in found.items()}
 
 
 def _stored_bytes(model: Any) -> int:

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpq.errors import PlanError
+from mpq.formats.block import WHOLE
 from mpq.formats.format import Format
 from mpq.plans.allocate import allocate
 from mpq.plans.site import Site
+
+ORDER_BITS = 32
+"""Bits of an entry of a stored order of columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +24,14 @@ class CandidateLosses:
         formats: The candidates, in the order in which they were given.
         losses: Site -> candidate's text -> loss, ½ tr(ΔW·H·ΔWᵀ).
         energies: Site -> ½ tr(W·H·Wᵀ), the output's own energy.
+        stores_order: Whether formats with groups store an order of columns beside their codes.
     """
 
     sites: tuple[Site, ...]
     formats: tuple[Format, ...]
     losses: Mapping[str, Mapping[str, float]]
     energies: Mapping[str, float]
+    stores_order: bool = False
 
 
 def assign_under_budget(
@@ -50,7 +56,7 @@ def assign_under_budget(
         [[_loss(found, group, fmt, relative) for fmt in found.formats] for group in groups]
     )
     costs = np.array(
-        [[[_bits(group, fmt) for fmt in found.formats] for group in groups]], dtype=np.int64
+        [[[_bits(found, group, fmt) for fmt in found.formats] for group in groups]], dtype=np.int64
     )
     values = sum(int(np.prod(site.shape)) for site in found.sites)
     choices = allocate(damage, costs, np.array([int(target_bits * values)]))
@@ -106,5 +112,18 @@ def _loss(found: CandidateLosses, group: Sequence[Site], format: Format, relativ
     return total
 
 
-def _bits(group: Sequence[Site], format: Format) -> int:
-    return sum(format.bits(site.shape, site.axis) for site in group)
+def _bits(found: CandidateLosses, group: Sequence[Site], format: Format) -> int:
+    return sum(
+        format.bits(site.shape, site.axis)
+        + (
+            ORDER_BITS * site.shape[site.axis]
+            if found.stores_order and _has_groups(site, format)
+            else 0
+        )
+        for site in group
+    )
+
+
+def _has_groups(site: Site, format: Format) -> bool:
+    columns = WHOLE if format.block is None else format.block.columns
+    return columns not in (WHOLE, site.shape[site.axis])

@@ -1,7 +1,7 @@
 """One block converted: its weights stage by stage, then its biases."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -92,9 +92,12 @@ def convert_block(job: Job) -> ConvertedBlock:
     biases: dict[str, Tensor] = {}
     for stage in _stages(job, readers):
         sums = sums_seen(stage, job.passes, job.device)
+        made: list[ConvertedTensor] = []
         for reader in stage:
             # Each sum goes with its use: a large layer's Hessian takes gigabytes.
-            done += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
+            made += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
+        put([(tensor.place, tensor.values) for tensor in made])
+        done += made
     done += _convert_biases(job, biases)
     return ConvertedBlock(
         packed={tensor.place.site.name: tensor.packed for tensor in done},
@@ -145,14 +148,26 @@ def _convert_reader(
         done = [round_to_nearest(place, job.plan, options, "") for place in reader.places]
     else:
         done = solve_all(reader, seen, job.plan, options)
-    if job.options.bias_correction and seen is not None:
-        for tensor in done:
-            module = tensor.place.module
-            name = tensor.place.site.name.removesuffix(".weight") + ".bias"
-            biases[name] = corrected_bias(tensor.place, tensor.values, seen.mean)
-            give_bias(module, biases[name])
-    put([(tensor.place, tensor.values) for tensor in done])
-    return done
+    if not job.options.bias_correction or seen is None:
+        return done
+    return [_with_bias(tensor, seen, biases) for tensor in done]
+
+
+def _with_bias(
+    tensor: ConvertedTensor, seen: HessianSum, biases: dict[str, Tensor]
+) -> ConvertedTensor:
+    """The same tensor, its layer's bias corrected and noted."""
+    module = tensor.place.module
+    had_none = getattr(module, "bias", None) is None
+    name = tensor.place.site.name.removesuffix(".weight") + ".bias"
+    biases[name] = corrected_bias(tensor.place, tensor.values, seen.mean)
+    give_bias(module, biases[name])
+    report = replace(
+        tensor.report,
+        bias="added" if had_none else "corrected",
+        num_tokens=seen.num_tokens,
+    )
+    return replace(tensor, report=report)
 
 
 def _convert_biases(job: Job, biases: dict[str, Tensor]) -> list[ConvertedTensor]:

@@ -74,21 +74,26 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
     }
     _refuse_blind(readers)
     model, size = question.model, question.options.batch_size
-    stream = start_stream(model, torch.split(question.calibration, size))
     found = stack_of(model)
+    paths = [folder / f"losses-{index:05}.json" for index in range(len(found))]
+    if not all(path.exists() for path in paths):
+        states = question.options.activations
+        stream = start_stream(model, torch.split(question.calibration, size), states)
+        for index, (_, block) in enumerate(found):
+            progress("losses", index, len(found))
+            with on_device([block], question.device):
+                if not paths[index].exists():
+                    of_block = _losses_of(question, stream, (index, block), readers.get(index, []))
+                    write_json(paths[index], of_block)
+                advance(stream, block, index, question.device)
+        progress("losses", len(found), len(found))
     rows: dict[str, Any] = {}
-    for index, (_, block) in enumerate(found):
-        progress("losses", index, len(found))
-        path = folder / f"losses-{index:05}.json"
-        with on_device([block], question.device):
-            if not path.exists():
-                of_block = _losses_of(question, stream, (index, block), readers.get(index, []))
-                write_json(path, of_block)
-            rows |= read_json(path)
-            advance(stream, block, index, question.device)
-    progress("losses", len(found), len(found))
+    for path in paths:
+        rows |= read_json(path)
     return CandidateLosses(
         sites=tuple(place.site for place in question.places),
+        stores_order=question.options.solver.act_order
+        and question.options.solver.groups != "static",
         formats=question.formats,
         losses={name: row["losses"] for name, row in rows.items()},
         energies={name: row["energy"] for name, row in rows.items()},
@@ -117,20 +122,44 @@ def _losses_of(
     runs = tuple(passes(stream, block, index, question.device))
     sums = sums_seen(readers, runs, question.device)
     return {
-        place.site.name: _losses_of_weight(question, place, sums[reader.name])
+        place.site.name: _losses_of_weight(question, place, *_hessian(question, reader, sums))
         for reader in readers
         for place in reader.places
     }
 
 
-def _losses_of_weight(question: Question, place: Place, seen: HessianSum) -> dict[str, Any]:
+def _hessian(
+    question: Question, reader: Reader, sums: Mapping[str, HessianSum]
+) -> tuple[Tensor, float]:
+    """The Hessian of a reader, and the share of all tokens that it saw.
+
+    An expert without tokens is given the mean of those of its kind, as if one token had come.
+    """
+    seen, all_tokens = sums[reader.name], question.calibration.numel()
+    if seen.num_tokens:
+        return seen.hessian(), seen.num_tokens / all_tokens
+    kind = [
+        found
+        for found in sums.values()
+        if found.size == seen.size and found.num_tokens and reader.is_expert
+    ]
+    if not kind:
+        return torch.eye(seen.size, dtype=torch.float64, device=question.device), 1 / all_tokens
+    total = sum(found.hessian() * found.num_tokens for found in kind)
+    return total / sum(found.num_tokens for found in kind), 1 / all_tokens  # type: ignore[return-value]
+
+
+def _losses_of_weight(
+    question: Question, place: Place, hessian: Tensor, share: float
+) -> dict[str, Any]:
+    """Loss in each candidate and energy, means over all calibration tokens."""
     weight, site = part_of(place), place.site
-    hessian = seen.hessian()
     wide = weight.double() if site.axis != 0 else weight.double().T
     return {
-        "energy": float(((wide @ hessian) * wide).sum()) / 2,
+        "energy": share * float(((wide @ hessian) * wide).sum()) / 2,
         "losses": {
-            str(format): solve(
+            str(format): share
+            * solve(
                 weight,
                 hessian,
                 format,

@@ -88,20 +88,26 @@ class Size:
         return self.converted_bits / self.converted_values if self.converted_values else 0.0
 
 
-def size_of(reports: Sequence[TensorReport], sites: Mapping[str, Site], bytes_before: int) -> Size:
+def size_of(
+    reports: Sequence[TensorReport],
+    sites: Mapping[str, Site],
+    bytes_before: int,
+    bytes_added: int = 0,
+) -> Size:
     """The bytes before and after.
 
     Args:
         reports: Of all converted tensors.
         sites: Site by name.
         bytes_before: Of all the model's stored tensors, each counted once.
+        bytes_added: Of biases that layers were given.
     """
     values = sum(report.num_values for report in reports)
     bits = sum(report.num_bits for report in reports)
     replaced = sum(sites[r.site].stored_bits * r.num_values for r in reports) // 8
     return Size(
         before=bytes_before,
-        after=bytes_before - replaced + -(-bits // 8),
+        after=bytes_before + bytes_added - replaced + -(-bits // 8),
         converted_values=values,
         converted_bits=bits,
     )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mpq.files import write_atomic
 from mpq.modeling.block_calls import BlockCall, enter_blocks, moved, run_block
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class HiddenStates:
         if self._folder is None:
             self._kept[number] = hidden.cpu()
         else:
-            save_file({"hidden": hidden.cpu().contiguous()}, self._path(number))
+            write_atomic(self._path(number), save({"hidden": hidden.cpu().contiguous()}))
 
     def _path(self, number: int) -> Path:
         return Path(f"{self._folder}") / f"{number:05}.safetensors"

@@ -8,8 +8,7 @@ read (true-sequential), each calibrated on what the ones before it, converted, h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,107 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from mpq.convert.block import ConvertedBlock, Job, WalkOptions, convert_block
+from mpq.convert.conversion import Conversion
 from mpq.convert.finished import AFTER, BEFORE, FinishedBlocks, block_key
 from mpq.convert.judging import judge_heldout
 from mpq.convert.report import HeldoutReport
 from mpq.convert.streams import Stream, advance, passes, start_stream
 from mpq.convert.weights import give_bias
-from mpq.errors import ModelError, PlanError
-from mpq.modeling.block_calls import leave_blocks
+from mpq.modeling.block_calls import enter_blocks, leave_blocks
 from mpq.modeling.blockwise import stack_of
 from mpq.modeling.linear import linear_layers
 from mpq.modeling.packed import unpack_weight
 from mpq.modeling.residence import on_device, outside_of_blocks, put
-from mpq.modeling.sites import Place, places
-from mpq.modeling.validity import check_plan
-from mpq.modeling.wrap import apply_plan
-from mpq.plans.plan import Plan
+from mpq.modeling.sites import Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Conversion:
-    """What is converted, and how.
-
-    Attributes:
-        model: On the CPU; its weights may be mapped from files.
-        plan: Formats of stored tensors, which are converted, and of activations, which are in
-            force wherever converted blocks run. Every site under its own name.
-        calibration: Token ids [N, T].
-        heldout: Token ids [M, T] that are only judged; None for none.
-        options: Of the walk.
-        device: Where blocks are worked on, one at a time.
-    """
-
-    model: PreTrainedModel
-    plan: Plan
-    calibration: Tensor
-    heldout: Tensor | None
-    options: WalkOptions
-    device: torch.device
-
-    @property
-    def stored(self) -> dict[str, Place]:
-        """The stored tensors that are converted, by site."""
-        return {
-            place.site.name: place
-            for place in places(self.model)
-            if place.site.is_stored and place.site.name in self.plan.formats
-        }
-
-    def under_activations(self) -> AbstractContextManager[None]:
-        """A context in which activations have their formats."""
-        stored = self.stored
-        flowing = {name: fmt for name, fmt in self.plan.formats.items() if name not in stored}
-        plan = replace(self.plan, formats=flowing)
-        return apply_plan(self.model, plan) if flowing else nullcontext()
-
-
-def prepare(
-    model: PreTrainedModel,
-    plan: Plan,
-    calibration: Tensor,
-    heldout: Tensor | None = None,
-    *,
-    options: WalkOptions,
-    device: torch.device,
-) -> Conversion:
-    """A conversion that was checked: everything that can be refused is, before any work.
-
-    Raises:
-        PlanError: The plan does not fit the model, or names no stored tensor.
-        ModelError: The blocks are not one stack; biases are to be corrected where there are none.
-    """
-    found = check_plan(model, plan.formats, places(model))
-    kept = {name: fmt for name, fmt in plan.formats.items() if not fmt.is_identity}
-    own = replace(plan, formats={found[name].site.name: fmt for name, fmt in kept.items()})
-    stack_of(model)
-    conversion = Conversion(
-        model=model,
-        plan=own,
-        calibration=calibration,
-        heldout=heldout,
-        options=options,
-        device=device,
-    )
-    if not conversion.stored:
-        raise PlanError(
-            "a conversion needs a stored tensor (a weight or a bias) with another format than its "
-            f"own, and of the plan's {len(plan.formats)} sites none is; give it one"
-        )
-    experts = [name for name, place in conversion.stored.items() if place.part is not None]
-    if options.bias_correction and experts:
-        raise ModelError(
-            "biases are corrected in linear layers, and these weights belong to fused experts: "
-            f"{', '.join(experts[:5])}{', …' if len(experts) > 5 else ''}; leave bias correction "
-            "out, or the experts out of the plan"
-        )
-    return conversion
 
 
 def walk(
@@ -152,17 +68,17 @@ def walk(
     _convert_after(conversion, finished, calibration)
     if heldout is None or reference is None:
         return None
-    return _judge(conversion, finished, heldout, reference)
+    return _judge(conversion, finished, (heldout, reference), progress)
 
 
 def _streams(
     conversion: Conversion, finished: FinishedBlocks
 ) -> tuple[Stream | None, Stream | None, Stream | None]:
     """Calibration, held-out windows, and the same through the model as it was given."""
-    model, options = conversion.model, conversion.options
-    start = partial(_start, model, options)
-    reference = start(conversion.heldout, "reference")
-    with _worked_on(outside_of_blocks(model), torch.device("cpu")):
+    model, options, device = conversion.model, conversion.options, conversion.device
+    start = partial(_start, model, options, device)
+    with _worked_on(outside_of_blocks(model), device):
+        reference = start(conversion.heldout, "reference")
         early, _ = _outside(conversion)
         if BEFORE not in finished:
             finished.write(BEFORE, convert_block(_job(conversion, early, ())))
@@ -174,22 +90,30 @@ def _streams(
 
 
 def _start(
-    model: PreTrainedModel, options: WalkOptions, tokens: Tensor | None, name: str
+    model: PreTrainedModel,
+    options: WalkOptions,
+    device: torch.device,
+    tokens: Tensor | None,
+    name: str,
 ) -> Stream | None:
     if tokens is None:
         return None
     folder = None if options.activations is None else options.activations / name
-    return start_stream(model, torch.split(tokens, options.batch_size), folder)
+    return start_stream(model, torch.split(tokens.to(device), options.batch_size), folder)
 
 
 def _outside(conversion: Conversion) -> tuple[list[Place], list[Place]]:
-    """What is converted before the blocks, and behind them: what reads the last block's output."""
+    """What is converted before the blocks, and behind them: what runs once they have run."""
     model = conversion.model
-    order = {id(module): number for number, module in enumerate(model.modules())}
-    last = order[id(stack_of(model)[-1][1])]
     outside = [place for place in conversion.stored.values() if place.site.block < 0]
-    late = [p for p in outside if not p.is_embedding and order[id(p.module)] > last]
-    return [place for place in outside if place not in late], late
+    called: set[int] = set()
+    with ExitStack() as stack:
+        for place in outside:
+            hook = place.module.register_forward_pre_hook(lambda at, _: called.add(id(at)))
+            stack.callback(hook.remove)
+        enter_blocks(model, conversion.calibration[:1].to(model.device))
+    early = [p for p in outside if p.is_embedding or id(p.module) in called]
+    return early, [place for place in outside if place not in early]
 
 
 def _settle(
@@ -223,8 +147,16 @@ def _job(
 
 
 def _take_over(conversion: Conversion, block: ConvertedBlock) -> None:
+    put(_values(conversion, block))
+    _give_biases(conversion, block)
+
+
+def _values(conversion: Conversion, block: ConvertedBlock) -> list[tuple[Place, Tensor]]:
     stored = conversion.stored
-    put([(stored[site], unpack_weight(packed)) for site, packed in block.packed.items()])
+    return [(stored[site], unpack_weight(packed)) for site, packed in block.packed.items()]
+
+
+def _give_biases(conversion: Conversion, block: ConvertedBlock) -> None:
     for name, bias in block.biases.items():
         module = conversion.model.get_submodule(name.removesuffix(".bias"))
         give_bias(module, bias.to(conversion.device))
@@ -260,22 +192,33 @@ def _leave(conversion: Conversion, stream: Stream, number: int) -> Tensor:
 
 
 def _judge(
-    conversion: Conversion, finished: FinishedBlocks, heldout: Stream, reference: Stream
+    conversion: Conversion,
+    finished: FinishedBlocks,
+    streams: tuple[Stream, Stream],
+    progress: Progress,
 ) -> HeldoutReport:
+    """The converted stream beside the given one, behind the blocks."""
+    heldout, reference = streams
     outside, device = outside_of_blocks(conversion.model), conversion.device
+    converted = [finished.read(key) for key in (BEFORE, AFTER)]
+    values = [value for block in converted for value in _values(conversion, block)]
 
     def before(number: int) -> Tensor:
         with _worked_on(outside, device):
             return _leave(conversion, reference, number)
 
     def after(number: int) -> Tensor:
+        progress("held-out text", number, len(heldout.batches))
         with _worked_on(outside, device):
-            for key in (BEFORE, AFTER):
-                _take_over(conversion, finished.read(key))
+            put(values)
+            for block in converted:
+                _give_biases(conversion, block)
             with conversion.under_activations():
                 return _leave(conversion, heldout, number)
 
-    return judge_heldout(heldout.batches, before, after)
+    found = judge_heldout(heldout.batches, before, after)
+    progress("held-out text", len(heldout.batches), len(heldout.batches))
+    return found
 
 
 @contextmanager

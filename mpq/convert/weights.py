@@ -62,7 +62,7 @@ def round_to_nearest(
     place: Place, plan: Plan, options: SolverOptions, reason: str
 ) -> ConvertedTensor:
     """A stored tensor rounded to nearest; the reason is kept where `gptq` was asked for."""
-    plain = replace(options, method="rtn", act_order=False)
+    plain = replace(options, method="rtn", act_order=False, groups="static")
     made = _solved(place, None, 0, plan, plain)
     if options.method == "rtn":
         return made

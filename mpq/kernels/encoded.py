@@ -186,7 +186,9 @@ def _stored_units(encoded: Encoded, layout: Layout) -> Tensor:
     element, scale = encoded.format.element, encoded.format.scale
     dtype = arithmetic_dtype(encoded.dtype)
     if isinstance(scale, FloatScale) and scale.absmax is not None:
-        return calibrated_unit(element, scale, torch.empty(0, dtype=dtype))
+        return calibrated_unit(
+            element, scale, torch.empty(0, dtype=dtype, device=encoded.codes.device)
+        )
     scales = part_of(encoded, "scales")
     if isinstance(scale, FloatScale):
         return scales.to(dtype)[:, None]

@@ -97,6 +97,20 @@ def load_model(
     return LoadedModel(model=model, tokenizer=tokenizer, id=id, fingerprint=fingerprint(model))
 
 
+def stored_dtype(id: str) -> str:  # noqa: A002 - the field's word, as in load_model
+    """The dtype of a model's files as its config names it; "float32" where it names none of ours.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(SHIPPED_MODELS.get(id, id)))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model has the id {id!r}: {_first_line(error)}") from error
+    name = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return name if name in DTYPES else "float32"
+
+
 def refuse_quantized(config: Any, name: str) -> None:
     """Nothing comes back; a config of an already quantised model is refused.
 

@@ -11,8 +11,8 @@ import mpq
 from mpq.cli import convert
 from mpq.cli.convert_exports import lookup_tables, refuse_inexpressible, write_tool_plans
 from mpq.convert.block import WalkOptions
+from mpq.convert.conversion import prepare
 from mpq.convert.options import SolverOptions
-from mpq.convert.walk import prepare
 from mpq.errors import ExportError
 from mpq.plans.plan import Plan
 from mpq.run import write_toml

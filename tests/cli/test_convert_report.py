@@ -35,10 +35,15 @@ def test_the_report_names_size_perplexity_and_places(tmp_path, capsys):
     report = {
         "tensors": [row("a", "int4")],
         "size": {"before": 2**21, "after": 2**20, "bits_per_value": 4.25},
-        "heldout": {"loss_before": 0.0, "loss_after": 1.0, "num_tokens": 64, "kl": 0.5},
+        "heldout": {
+            "perplexity_before": 1.0,
+            "perplexity_after": None,
+            "num_tokens": 64,
+            "kl": 0.5,
+        },
     }
     print_report(tmp_path, report, ["gptq"])
     said = capsys.readouterr().out
     assert "2.0 -> 1.0 MiB, 4.250 bits a converted value" in said
-    assert "1 -> 2.718 on 64 held-out tokens, KL 0.5 nats a token" in said
+    assert "1 -> not finite on 64 held-out tokens, KL 0.5 nats a token" in said
     assert f"{tmp_path / 'gptq'} (read back, the same values)" in said

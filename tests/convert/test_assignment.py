@@ -1,6 +1,7 @@
 """Formats by loss: exact under a budget, Sparsebit's rule by a threshold."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,8 +71,21 @@ def test_relative_losses_are_shares_of_the_output():
     assert texts(relative) == {"loud": "int2-g32", "quiet": "int4-g32"}
 
 
+def test_a_stored_order_counts_towards_the_budget():
+    found = replace(losses({"a": (3.0, 2.0, 1.0)}), stores_order=True)
+    order = 32 * 64 / (8 * 64)
+    for bits, wanted in (
+        (3.5, "int2-g32"),
+        (4.0, "int3-g32"),
+        (4.5, "int3-g32"),
+        (5.0, "int4-g32"),
+    ):
+        plan = assign_under_budget(found, bits - 0.5 + order, relative=False, tied=True)
+        assert texts(plan) == {"a": wanted}
+
+
 def test_a_budget_out_of_reach_is_refused():
-    with pytest.raises(BudgetError):
+    with pytest.raises(BudgetError, match="smallest"):
         assign_under_budget(losses({"a": (3.0, 2.0, 1.0)}), 2.0, relative=False, tied=True)
 
 

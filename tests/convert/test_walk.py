@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mpq.convert.block import WalkOptions
+from mpq.convert.conversion import prepare
 from mpq.convert.finished import AFTER, BEFORE, block_key, open_finished
 from mpq.convert.solver import SolverOptions
-from mpq.convert.walk import prepare, walk
+from mpq.convert.walk import walk
 from mpq.errors import ModelError, PlanError
 from mpq.measures import cross_entropy
 from mpq.modeling.blockwise import run
