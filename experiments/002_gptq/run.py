@@ -24,9 +24,10 @@ from windows import CALIBRATION, HELDOUT, read_windows, write_windows
 from mpq.convert.solver import SolverOptions
 from mpq.files import read_json, write_json
 from mpq.modeling.loading import LoadedModel, load_model
+from mpq.plans.rules import read_plan
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("windows", "formats", "mixed", "rivals", "report")
+PARTS = ("windows", "formats", "mixed", "plans", "rivals", "report")
 SCORES = "scores.json"
 
 
@@ -86,13 +87,20 @@ class Bench:
 
     def record(self, name: str, make: Any) -> None:
         """Adds a score under its name, unless it is there."""
+        if name in self.scores:
+            return
+        start = time.perf_counter()
+        score = make() | {"seconds": round(time.perf_counter() - start, 1)}
+        # Read again: another part may have written meanwhile.
+        write_json(self.folder / SCORES, self.scores | {name: score})
+        print(name, {key: score[key] for key in ("loss", "kl", "seconds")}, flush=True)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What was scored so far, by name."""
         path = self.folder / SCORES
-        known: dict[str, Any] = read_json(path) if path.exists() else {}
-        if name not in known:
-            start = time.perf_counter()
-            known[name] = make() | {"seconds": round(time.perf_counter() - start, 1)}
-            write_json(path, known)
-            print(name, {key: known[name][key] for key in ("loss", "kl", "seconds")}, flush=True)
+        found: dict[str, Any] = read_json(path) if path.exists() else {}
+        return found
 
 
 def formats(bench: Bench) -> None:
@@ -140,6 +148,23 @@ def mixed(bench: Bench) -> None:
                 conversions.uniform(bench.loaded, reference),
             ),
         )
+
+
+def plans(bench: Bench) -> None:
+    """Plans of searches, which lie in `plans/` of the directory: rounded, and solved."""
+    scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
+    every = [place.site for place in conversions.block_weights(bench.loaded)]
+    for path in sorted((bench.folder / "plans").glob("*.toml")):
+        plan = read_plan(path, every, fingerprint=bench.loaded.fingerprint)
+        bench.record(
+            f"rtn plan {path.stem}",
+            lambda plan=plan: (
+                judge.judged(scorer, partial(judge.rounded, bench.loaded, plan))
+                | _size(bench, plan)
+            ),
+        )
+        name = f"plan_{path.stem}"
+        bench.record(f"gptq plan {path.stem}", partial(_solved, bench, scorer, name, plan))
 
 
 def _solved(
@@ -214,8 +239,8 @@ def main(argv: Sequence[str] | None = None, settings: dict[str, Setting] | None 
         write_windows(folder, bench.loaded.tokenizer, (args.calibration, args.heldout), sizes)
         plain = asdict(setting) | {"fingerprint": bench.loaded.fingerprint}
         write_json(folder / "setting.json", plain)
-    for name, part in (("formats", formats), ("mixed", mixed), ("rivals", rivals)):
-        if name in args.parts:
+    for part in (formats, mixed, plans, rivals):
+        if part.__name__ in args.parts:
             part(bench)
     if "report" in args.parts:
         write_report(args.out, args.results)
