@@ -217,7 +217,7 @@ def write(
     Raises:
         MpqError: The plan or the directory do not fit; a weight or an activation is not finite.
     """
-    from mpq.cli.convert_exports import refuse_inexpressible, write_tool_plans
+    from mpq.cli.convert_exports import refuse_inexpressible
     from mpq.cli.convert_writing import write_directory
     from mpq.cli.profile_inputs import shown_progress
     from mpq.convert.conversion import prepare
@@ -239,5 +239,4 @@ def write(
     finished = open_finished(folder / f"blocks-{plan.digest[:16]}", kept)
     with shown_progress() as progress:
         heldout = walk(conversion, finished, progress)
-    write_tool_plans(args.out, conversion.plan)
     write_directory(args.out, subject, conversion, finished, heldout, settings, losses)

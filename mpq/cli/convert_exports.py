@@ -174,17 +174,19 @@ def _copy_companions(checkpoint: Checkpoint, out: Path) -> None:
 
 
 def write_tool_plans(folder: Path, plan: Plan) -> dict[str, int]:
-    """Tool -> how many of the plan's sites it has no equivalent for; writes one file for each."""
+    """Tool -> how many of the plan's sites it can make; a file for each that can make some."""
     from mpq.convert.tool_plans import TOOLS, tool_plan
     from mpq.files import write_atomic, write_json
 
-    missing = {}
+    made = {}
     for tool in TOOLS:
         found = tool_plan(plan, tool)
+        made[tool] = len(plan.formats) - len(found.without_equivalent)
+        if not made[tool]:
+            continue
         if isinstance(found.content, dict):
             write_json(folder / TOOL_PLANS / f"{tool}.json", found.content)
         else:
             lines = "".join(f"{line}\n" for line in found.content)
             write_atomic(folder / TOOL_PLANS / f"{tool}.txt", lines)
-        missing[tool] = len(found.without_equivalent)
-    return missing
+    return made

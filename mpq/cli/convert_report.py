@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpq.cli.console import print_table
+from mpq.cli.convert_exports import TOOL_PLANS
 
 MIB = 2**20
 
@@ -29,6 +30,9 @@ def print_report(folder: Path, report: Mapping[str, Any], exported: Sequence[str
     if report["heldout"] is not None:
         print(f"perplexity:  {_perplexity(report['heldout'])}")
     print(f"checkpoint:  {folder} (mpq.load)")
+    made = ", ".join(f"{tool} {count}" for tool, count in report["tool_plans"].items() if count)
+    if made:
+        print(f"other tools: {folder / TOOL_PLANS} (sites that each can make: {made})")
     for name in exported:
         print(f"export:      {folder / name} (read back, the same values)")
 

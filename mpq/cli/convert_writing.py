@@ -104,6 +104,7 @@ def write_directory(
     Raises:
         CheckpointError: The disk takes no more, or the directory holds a checkpoint.
     """
+    from mpq.cli.convert_exports import write_tool_plans
     from mpq.convert.report import size_of
     from mpq.files import write_csv, write_json
     from mpq.modeling.checkpoint import config_of, write_checkpoint
@@ -123,6 +124,7 @@ def write_directory(
             "size": asdict(size) | {"bits_per_value": size.bits_per_value},
             "heldout": None if heldout is None else _with_perplexity(heldout),
             "candidates": dict(losses),
+            "tool_plans": write_tool_plans(folder, conversion.plan),
             "tensors": rows,
         },
     )

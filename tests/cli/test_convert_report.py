@@ -34,6 +34,7 @@ def test_reasons_name_the_first_of_their_tensors():
 def test_the_report_names_size_perplexity_and_places(tmp_path, capsys):
     report = {
         "tensors": [row("a", "int4")],
+        "tool_plans": {"gptqmodel": 3, "llama.cpp": 0},
         "size": {"before": 2**21, "after": 2**20, "bits_per_value": 4.25},
         "heldout": {
             "perplexity_before": 1.0,
@@ -46,4 +47,5 @@ def test_the_report_names_size_perplexity_and_places(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2.0 -> 1.0 MiB, 4.250 bits a converted value" in said
     assert "1 -> not finite on 64 held-out tokens, KL 0.5 nats a token" in said
+    assert "(sites that each can make: gptqmodel 3)" in said
     assert f"{tmp_path / 'gptq'} (read back, the same values)" in said
