@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from mpq.errors import ModelError
 from mpq.modeling import loading
-from mpq.modeling.loading import fingerprint, load_model, refuse_quantized
+from mpq.modeling.loading import fingerprint, load_model, refuse_quantized, stored_dtype
 from tests.data.tokenizers import byte_tokenizer
 from tests.modeling.families import build, logits, text
 
@@ -134,3 +134,11 @@ def test_a_fingerprint_tells_one_bit_one_dtype_and_one_class_apart():
     assert changed != before
     assert fingerprint(model.to(torch.bfloat16)) not in {before, changed}
     assert fingerprint(build("mistral")) != before
+
+
+def test_the_dtype_of_a_models_files(tmp_path):
+    assert stored_dtype("mpq/tiny-llama") == "bfloat16"
+    build("llama").save_pretrained(tmp_path)
+    assert stored_dtype(str(tmp_path)) == "float32"
+    with pytest.raises(ModelError, match="no model has the id"):
+        stored_dtype(str(tmp_path / "nowhere"))
