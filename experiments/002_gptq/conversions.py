@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpq.cli.convert_candidates import read_damages
 from mpq.convert.assignment import CandidateLosses, assign_under_budget
 from mpq.convert.block import WalkOptions
 from mpq.convert.conversion import prepare
@@ -84,14 +85,32 @@ def losses_in(
 
 
 def assigned(
-    loaded: LoadedModel, found: CandidateLosses, reference: str, *, relative: bool
+    loaded: LoadedModel,
+    found: CandidateLosses,
+    reference: str,
+    weighing: str,
+    profile: Path,
 ) -> Plan:
-    """The plan of least summed loss that takes no more bits than a uniform one."""
+    """The plan of least summed loss that takes no more bits than a uniform one.
+
+    Args:
+        loaded: The model.
+        found: What its weights lose.
+        reference: The uniform plan's format.
+        weighing: How a loss counts: `absolute`, `relative` to the output, or by `damage`.
+        profile: The damages: a table of `mpq-profile sensitivity`.
+    """
     weights = block_weights(loaded)
     target = bits_of(uniform(loaded, reference), weights) / sum(
         place.site.shape[0] * place.site.shape[1] for place in weights
     )
-    formats: dict[str, Format] = assign_under_budget(found, target, relative=relative, tied=False)
+    formats: dict[str, Format] = assign_under_budget(
+        found,
+        target,
+        tied=False,
+        relative=weighing == "relative",
+        damages=read_damages(profile) if weighing == "damage" else None,
+    )
     return Plan(formats=formats)
 
 

@@ -29,6 +29,9 @@ from mpq.plans.rules import read_plan
 HERE = Path(__file__).resolve().parent
 PARTS = ("windows", "formats", "mixed", "plans", "rivals", "report")
 SCORES = "scores.json"
+PROFILE = "sensitivity_kl.csv"
+WEIGHINGS = ("absolute", "relative")
+"""How losses are weighed where no profile lies in the directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +134,11 @@ def mixed(bench: Bench) -> None:
         found = conversions.losses_in(
             folder, bench.loaded, candidates, bench.windows(CALIBRATION), bench.setting.options
         )
-        for relative in (False, True):
-            plan = conversions.assigned(bench.loaded, found, reference, relative=relative)
-            title = f"mixed {name} {'relative' if relative else 'absolute'} at {reference}"
+        profile = bench.folder / PROFILE
+        weighings = ("damage", *WEIGHINGS) if profile.exists() else WEIGHINGS
+        for weighing in weighings:
+            plan = conversions.assigned(bench.loaded, found, reference, weighing, profile)
+            title = f"mixed {name} {weighing} at {reference}"
             bench.record(
                 title,
                 partial(_solved, bench, scorer, title.replace(" ", "_"), plan),

@@ -63,6 +63,9 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         "less than this a weight, else the last")  # fmt: skip
     add("--relative-loss", action="store_true", default=None, help="compare losses as shares of "
         "each layer's output energy")  # fmt: skip
+    add("--profile", type=Path, metavar="TABLE.csv", help="count a weight by its damage in this "
+        "table of mpq-profile sensitivity, times the share of rounding's loss "
+        "that GPTQ leaves")  # fmt: skip
     add("--tie", choices=("fused", "none"), help="whether weights that engines "
         "fuse (q, k, v; gate, up) take one candidate (default: fused)")  # fmt: skip
     add("--model", metavar="ID", help="Hugging Face id or directory (default: the plan's, else "
@@ -167,12 +170,13 @@ def settings_of(args: argparse.Namespace, subject: Subject) -> dict[str, Any]:
         "plan": None if args.plan is None else args.plan.read_text(encoding="utf-8"),
         "format": args.format,
         "candidates": {
-            name: getattr(args, name)
+            name: _plain(getattr(args, name))
             for name in (
                 "candidate_formats",
                 "target_bits",
                 "loss_threshold",
                 "relative_loss",
+                "profile",
                 "tie",
             )
         },
@@ -187,6 +191,10 @@ def settings_of(args: argparse.Namespace, subject: Subject) -> dict[str, Any]:
             "transformers": version("transformers"),
         },
     }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def plan_of(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpq.cli.profile_inputs import shown_progress
+from mpq.errors import PlanError
 
 if TYPE_CHECKING:
     from mpq.cli.convert_inputs import Subject
@@ -42,6 +43,8 @@ def assigned_plan(
         options=subject.options,
         device=subject.device,
     )
+    if args.profile is not None:
+        refuse_other_profile(args.profile, loaded.fingerprint)
     refuse_unreachable(args, question)
     kept = ("model", "fingerprint", "solver", "walk", "text", "device", "versions")
     keep_settings(
@@ -51,7 +54,11 @@ def assigned_plan(
     with shown_progress() as progress:
         found = measure_losses(question, folder / "losses", progress)
     plan = Plan(formats=chosen(args, found), model=loaded.id, fingerprint=loaded.fingerprint)
-    return plan, {"losses": dict(found.losses), "energies": dict(found.energies)}
+    return plan, {
+        "losses": dict(found.losses),
+        "rounded": dict(found.rounded),
+        "energies": dict(found.energies),
+    }
 
 
 def _is_converted(place: Any) -> bool:
@@ -80,6 +87,7 @@ def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
             sites=sites,
             formats=question.formats,
             losses={site.name: none for site in sites},
+            rounded={site.name: none for site in sites},
             energies={site.name: 1.0 for site in sites},
             stores_order=solver.act_order and solver.groups != "static",
         ),
@@ -97,5 +105,38 @@ def chosen(args: argparse.Namespace, found: CandidateLosses) -> dict[str, Format
     tied = args.tie != "none"
     if args.target_bits is None:
         return assign_by_threshold(found, args.loss_threshold, tied=tied)
-    relative = bool(args.relative_loss)
-    return assign_under_budget(found, args.target_bits, relative=relative, tied=tied)
+    damages = None if args.profile is None else read_damages(args.profile)
+    return assign_under_budget(
+        found, args.target_bits, tied=tied, relative=bool(args.relative_loss), damages=damages
+    )
+
+
+def read_damages(path: Path) -> dict[str, dict[str, float]]:
+    """Site -> format's text -> damage, of a table that `mpq-profile sensitivity` wrote.
+
+    Raises:
+        RunError: The file is no such table.
+    """
+    from mpq.profiling.table import DamageTable
+
+    damages: dict[str, dict[str, float]] = {}
+    table = DamageTable.read(path)
+    for row, site in enumerate(table.sites):
+        damages[site] = dict(zip(table.formats, map(float, table.damage[row]), strict=True))
+    return damages
+
+
+def refuse_other_profile(path: Path, fingerprint: str) -> None:
+    """Nothing comes back, where a table was measured on these weights.
+
+    Raises:
+        PlanError: It was measured on others.
+    """
+    from mpq.profiling.table import DamageTable
+
+    found = DamageTable.read(path).fingerprint
+    if found != fingerprint:
+        raise PlanError(
+            f"{path}: a profile counts for the weights it was measured on, {found}, and this "
+            f"model's fingerprint is {fingerprint}; profile this model, in this --dtype"
+        )

@@ -215,6 +215,10 @@ def check_plan_source(args: argparse.Namespace) -> None:
         raise ConfigError("--target-bits and --loss-threshold go with --candidate-formats")
     if args.candidate_formats is not None and args.method == "rtn":
         raise ConfigError("--candidate-formats are compared by the loss of --method gptq")
+    if args.profile is not None and args.relative_loss:
+        raise ConfigError(
+            "losses are weighed by --profile or --relative-loss; give one of the two"
+        )
     _refuse_idle_flags(args)
     if args.plan is not None:
         _require_plan(args.plan)
@@ -224,6 +228,7 @@ def _refuse_idle_flags(args: argparse.Namespace) -> None:
     """Refuses flags that would change nothing."""
     uses = (
         ("--relative-loss", args.relative_loss, args.target_bits is not None, "--target-bits"),
+        ("--profile", args.profile, args.target_bits is not None, "--target-bits"),
         ("--tie", args.tie, args.candidate_formats is not None, "--candidate-formats"),
         ("--damping", args.damping, args.method == "gptq", "--method gptq"),
         ("--no-true-sequential", args.true_sequential is False or None, args.method == "gptq",

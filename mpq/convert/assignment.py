@@ -11,6 +11,9 @@ from mpq.formats.format import Format
 from mpq.plans.allocate import allocate
 from mpq.plans.site import Site
 
+Damages = Mapping[str, Mapping[str, float]]
+"""Site -> format's text -> damage of a sensitivity profile."""
+
 ORDER_BITS = 32
 """Bits of an entry of a stored order of columns."""
 
@@ -23,6 +26,7 @@ class CandidateLosses:
         sites: The weights.
         formats: The candidates, in the order in which they were given.
         losses: Site -> candidate's text -> loss, ½ tr(ΔW·H·ΔWᵀ).
+        rounded: The same of rounding to nearest.
         energies: Site -> ½ tr(W·H·Wᵀ), the output's own energy.
         stores_order: Whether formats with groups store an order of columns beside their codes.
     """
@@ -30,12 +34,18 @@ class CandidateLosses:
     sites: tuple[Site, ...]
     formats: tuple[Format, ...]
     losses: Mapping[str, Mapping[str, float]]
+    rounded: Mapping[str, Mapping[str, float]]
     energies: Mapping[str, float]
     stores_order: bool = False
 
 
 def assign_under_budget(
-    found: CandidateLosses, target_bits: float, *, relative: bool, tied: bool
+    found: CandidateLosses,
+    target_bits: float,
+    *,
+    tied: bool,
+    relative: bool = False,
+    damages: Damages | None = None,
 ) -> dict[str, Format]:
     """Site -> format with the least sum of losses at a mean of `target_bits` a weight.
 
@@ -45,15 +55,24 @@ def assign_under_budget(
     Args:
         found: The losses.
         target_bits: Bits a value that the weights may take on average.
-        relative: Each loss as a share of its output's energy; else in its own unit.
         tied: Weights that an engine fuses take one format.
+        relative: Each loss as a share of its output's energy; else in its own unit.
+        damages: What rounding each weight does to the model. Then a weight counts by its damage
+            times the share of rounding's loss that the solver leaves: a loss says how much a
+            layer's output changes, and not what the model makes of it.
 
     Raises:
         BudgetError: The candidates do not go as low; names what they reach.
+        PlanError: A damage is missing.
     """
+    if damages is not None:
+        _require_damages(found, damages)
     groups = _groups(found.sites, tied=tied)
     damage = np.array(
-        [[_loss(found, group, fmt, relative) for fmt in found.formats] for group in groups]
+        [
+            [_weighed(found, group, fmt, relative, damages) for fmt in found.formats]
+            for group in groups
+        ]
     )
     costs = np.array(
         [[[_bits(found, group, fmt) for fmt in found.formats] for group in groups]], dtype=np.int64
@@ -89,7 +108,7 @@ def assign_by_threshold(
     for group in _groups(found.sites, tied=tied):
         values = sum(int(np.prod(site.shape)) for site in group)
         accepted = (
-            fmt for fmt in found.formats if _loss(found, group, fmt, False) / values < threshold
+            fmt for fmt in found.formats if _weighed(found, group, fmt, False) / values < threshold
         )
         format = next(accepted, found.formats[-1])
         chosen |= {site.name: format for site in group}
@@ -103,12 +122,37 @@ def _groups(sites: Sequence[Site], *, tied: bool) -> list[list[Site]]:
     return list(members.values())
 
 
-def _loss(found: CandidateLosses, group: Sequence[Site], format: Format, relative: bool) -> float:
-    total = 0.0
+def _require_damages(found: CandidateLosses, damages: Damages) -> None:
+    missing = [
+        f"{site.name} in {fmt}"
+        for site in found.sites
+        for fmt in found.formats
+        if str(fmt) not in damages.get(site.name, {})
+    ]
+    if missing:
+        raise PlanError(
+            f"a profile has the damage of every weight in every candidate, and lacks "
+            f"{len(missing)}: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; "
+            "profile these formats (mpq-profile sensitivity --formats …)"
+        )
+
+
+def _weighed(
+    found: CandidateLosses,
+    group: Sequence[Site],
+    format: Format,
+    relative: bool,
+    damages: Damages | None = None,
+) -> float:
+    total, text = 0.0, str(format)
     for site in group:
-        loss = found.losses[site.name][str(format)]
-        energy = found.energies[site.name]
-        total += loss / energy if relative and energy > 0 else loss
+        loss = found.losses[site.name][text]
+        rounded, energy = found.rounded[site.name][text], found.energies[site.name]
+        if damages is not None:
+            loss = damages[site.name][text] * (loss / rounded if rounded > 0 else 1.0)
+        elif relative and energy > 0:
+            loss /= energy
+        total += loss
     return total
 
 

@@ -96,6 +96,7 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
         and question.options.solver.groups != "static",
         formats=question.formats,
         losses={name: row["losses"] for name, row in rows.items()},
+        rounded={name: row["rounded"] for name, row in rows.items()},
         energies={name: row["energy"] for name, row in rows.items()},
     )
 
@@ -155,18 +156,19 @@ def _losses_of_weight(
     """Loss in each candidate and energy, means over all calibration tokens."""
     weight, site = part_of(place), place.site
     wide = weight.double() if site.axis != 0 else weight.double().T
+    solved = {
+        str(format): solve(
+            weight,
+            hessian,
+            format,
+            axis=site.axis,
+            options=question.options.solver,
+            name=site.name,
+        )
+        for format in question.formats
+    }
     return {
         "energy": share * float(((wide @ hessian) * wide).sum()) / 2,
-        "losses": {
-            str(format): share
-            * solve(
-                weight,
-                hessian,
-                format,
-                axis=site.axis,
-                options=question.options.solver,
-                name=site.name,
-            ).loss
-            for format in question.formats
-        },
+        "losses": {text: share * found.loss for text, found in solved.items()},
+        "rounded": {text: share * found.rtn_loss for text, found in solved.items()},
     }

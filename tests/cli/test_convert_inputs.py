@@ -135,6 +135,7 @@ def test_a_batch_holds_a_window():
             ("--format", "int4", "--method", "rtn", "--damping", "0.1", "--no-true-sequential"),
             "--damping goes with --method gptq; --no-true-sequential goes with --method gptq",
         ),
+        (("--format", "int4", "--profile", "x.csv"), "--profile goes with --target-bits"),
         (("--format", "int4", "--allow-other-model"), "--allow-other-model goes with a plan"),
         (
             ("--candidate-formats", "int4", "--target-bits", "4", "--method", "rtn"),

@@ -24,6 +24,9 @@ def losses(rows, *, groups=None, energies=None):
         sites=sites,
         formats=FORMATS,
         losses={n: dict(zip(map(str, FORMATS), row, strict=True)) for n, row in rows.items()},
+        rounded={
+            n: {str(f): 2 * x for f, x in zip(FORMATS, r, strict=True)} for n, r in rows.items()
+        },
         energies=energies or dict.fromkeys(rows, 1.0),
     )
 
@@ -69,6 +72,28 @@ def test_relative_losses_are_shares_of_the_output():
     relative = assign_under_budget(found, 3.5, relative=True, tied=True)
     assert texts(absolute) == {"loud": "int4-g32", "quiet": "int2-g32"}
     assert texts(relative) == {"loud": "int2-g32", "quiet": "int4-g32"}
+
+
+def test_damages_count_by_what_the_solver_leaves_of_them():
+    rows = {"calm": (100.0, 50.0, 10.0), "touchy": (1.0, 0.5, 0.1)}
+    texts_of = list(map(str, FORMATS))
+    damages = {
+        "calm": dict(zip(texts_of, (0.3, 0.2, 0.1), strict=True)),
+        "touchy": dict(zip(texts_of, (9.0, 3.0, 0.1), strict=True)),
+    }
+    found = losses(rows)
+    plan = assign_under_budget(found, 3.5, tied=True, damages=damages)
+    assert texts(plan) == {"calm": "int2-g32", "touchy": "int4-g32"}
+    # Where the solver leaves nothing of a damage, two bits are enough.
+    solved = {**found.losses, "touchy": dict.fromkeys(texts_of, 0.0)}
+    plan = assign_under_budget(replace(found, losses=solved), 3.5, tied=True, damages=damages)
+    assert texts(plan) == {"calm": "int4-g32", "touchy": "int2-g32"}
+
+
+def test_a_profile_that_lacks_a_damage_is_refused():
+    found = losses({"a": (3.0, 2.0, 1.0)})
+    with pytest.raises(PlanError, match="lacks 2: a in int3-g32, a in int4-g32; profile these"):
+        assign_under_budget(found, 3.5, tied=True, damages={"a": {"int2-g32": 1.0}})
 
 
 def test_a_stored_order_counts_towards_the_budget():
