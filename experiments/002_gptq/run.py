@@ -219,6 +219,15 @@ def rivals(bench: Bench) -> None:
         )
 
 
+def without_places(value: Any) -> Any:
+    """The same record with every absolute path cut to its last part."""
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value).name
+    return value
+
+
 def main(argv: Sequence[str] | None = None, settings: dict[str, Setting] | None = None) -> int:
     """0; runs the parts named, in the order of `PARTS`."""
     known = SETTINGS if settings is None else settings

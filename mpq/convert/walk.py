@@ -111,6 +111,9 @@ def _outside(conversion: Conversion) -> tuple[list[Place], list[Place]]:
         for place in outside:
             hook = place.module.register_forward_pre_hook(lambda at, _: called.add(id(at)))
             stack.callback(hook.remove)
+            # From the first block on, whatever is called lies behind the blocks.
+            first = stack_of(model)[0][1].register_forward_pre_hook(lambda *_, h=hook: h.remove())
+            stack.callback(first.remove)
         enter_blocks(model, conversion.calibration[:1].to(model.device))
     early = [p for p in outside if p.is_embedding or id(p.module) in called]
     return early, [place for place in outside if place not in early]

@@ -55,7 +55,7 @@ class Entrance:
     calls: tuple[BlockCall, ...]
 
 
-class _LastBlockReached(Exception):  # noqa: N818 - no error: it ends a pass that has told enough
+class _HeadReached(Exception):  # noqa: N818 - no error: it ends a pass that has told enough
     pass
 
 
@@ -88,16 +88,21 @@ def enter_blocks(model: PreTrainedModel, batch: Batch) -> Entrance:
                 entered.append(hidden.detach().clone())
             kwargs.pop("hidden_states", None)
             calls.append(BlockCall(args=args[1:], kwargs=kwargs, by_name=not args))
-            if index == len(found) - 1:
-                raise _LastBlockReached
             return as_answer(hidden, num_outputs.get(found[index][0]))
 
         return forward
 
+    def stop(*_: Any) -> None:
+        raise _HeadReached
+
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         for index, (_, block) in enumerate(found):
             stack.enter_context(replaced_forward(block, skip(index)))
-        with suppress(_LastBlockReached):
+        if head is not None:
+            # A large vocabulary costs more than all that is wanted here.
+            stack.callback(head.register_forward_pre_hook(stop).remove)
+        with suppress(_HeadReached):
             run(model, batch)
     if order != list(range(len(found))):
         raise ModelError(
