@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mpq.cli.console import add_log_flags, run_program, set_up_logging
 from mpq.cli.convert_exports import EXPORTS
+from mpq.cli.convert_writing import UNFINISHED
 from mpq.errors import RunError
 
 if TYPE_CHECKING:
     from mpq.cli.convert_inputs import Subject
     from mpq.plans.plan import Plan
-
-UNFINISHED = "unfinished"
-"""Folder in the checkpoint's directory that holds what is done until all is."""
 
 EXAMPLE = """\
 examples:

@@ -80,7 +80,6 @@ def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
 
     none = {str(fmt): 0.0 for fmt in question.formats}
     sites = tuple(place.site for place in question.places)
-    solver = question.options.solver
     chosen(
         args,
         CandidateLosses(
@@ -89,7 +88,7 @@ def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
             losses={site.name: none for site in sites},
             rounded={site.name: none for site in sites},
             energies={site.name: 1.0 for site in sites},
-            stores_order=solver.act_order and solver.groups != "static",
+            stores_order=question.options.solver.stores_order,
         ),
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpq.cli.convert_writing import CONFIG, REPORT, TABLE
 from mpq.errors import ExportError
-from mpq.formats.block import WHOLE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mpq.modeling.sites import Place
     from mpq.plans.plan import Plan
 
-CONFIG = "config.json"
 EXPORTS = ("compressed-tensors", "gptq")
 TOOL_PLANS = "tool_plans"
 """Folder in the checkpoint's directory with one file for each tool that takes a plan."""
@@ -59,6 +58,7 @@ def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
     """Why a target cannot hold a weight of this shape and order; empty if it can."""
     import torch
 
+    from mpq.convert.assignment import has_groups
     from mpq.convert.compressed_layers import compressed_layer
     from mpq.convert.gptq_layers import gptq_layer
     from mpq.convert.targets import kind_of
@@ -74,9 +74,8 @@ def _layout_fault(conversion: Conversion, place: Place, target: str) -> str:
         return "transformers loads no quantised lookup table"
     if site.role != "weight" or place.is_embedding or kind_of(format) == "dense":
         return ""
-    solver, dtype = conversion.options.solver, conversion.model.dtype
-    is_grouped = format.block is not None and format.block.columns not in (WHOLE, site.shape[-1])
-    has_order = solver.act_order and solver.groups != "static" and is_grouped
+    dtype = conversion.model.dtype
+    has_order = conversion.options.solver.stores_order and has_groups(site, format)
     blank = PackedWeight(
         encoded=encode(torch.zeros(site.shape, dtype=dtype), format, site.axis),
         order=torch.arange(site.shape[site.axis]).flip(0) if has_order else None,
@@ -167,9 +166,12 @@ def _dense(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 def _copy_companions(checkpoint: Checkpoint, out: Path) -> None:
     """Copies the files of the tokenizer and of generation beside an export."""
-    own = {"report.json", "report.csv"}
     for name in checkpoint.quantization["files"]:
-        if not name.endswith(".safetensors") and "index" not in name and name not in own:
+        if (
+            not name.endswith(".safetensors")
+            and "index" not in name
+            and name not in (REPORT, TABLE)
+        ):
             shutil.copyfile(checkpoint.path / name, out / name)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpq.cli.convert_writing import UNFINISHED
 from mpq.cli.profile_inputs import DEFAULT_MODEL
 from mpq.errors import ConfigError, PlanError
 
@@ -180,7 +181,7 @@ def walk_options(args: argparse.Namespace) -> WalkOptions:
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is at least 1 window, not {args.batch_size}")
     is_solved = args.method == "gptq"
-    folder = Path(args.out) / "unfinished" / "activations" if args.activations == "disk" else None
+    folder = Path(args.out) / UNFINISHED / "activations" if args.activations == "disk" else None
     return WalkOptions(
         solver=SolverOptions(
             method=args.method,

@@ -23,6 +23,9 @@ CONFIG = "config.json"
 REPORT = "report.json"
 TABLE = "report.csv"
 WINDOWS = "generated.json"
+UNFINISHED = "unfinished"
+"""Folder in the checkpoint's directory that holds what is done until all is."""
+
 LARGEST_LOSS = 700.0
 """Nats of which a float still holds the perplexity."""
 

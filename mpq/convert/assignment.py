@@ -161,13 +161,14 @@ def _bits(found: CandidateLosses, group: Sequence[Site], format: Format) -> int:
         format.bits(site.shape, site.axis)
         + (
             ORDER_BITS * site.shape[site.axis]
-            if found.stores_order and _has_groups(site, format)
+            if found.stores_order and has_groups(site, format)
             else 0
         )
         for site in group
     )
 
 
-def _has_groups(site: Site, format: Format) -> bool:
+def has_groups(site: Site, format: Format) -> bool:
+    """Whether several blocks of a format lie along the axis that a weight's matmul reduces."""
     columns = WHOLE if format.block is None else format.block.columns
     return columns not in (WHOLE, site.shape[site.axis])

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from mpq.convert.compressed_layers import compressed_layer
-from mpq.convert.shards import MAX_SHARD_BYTES, load_dtype, write_shards
+from mpq.convert.shards import MAX_SHARD_BYTES, load_dtype, write_config, write_shards
 from mpq.convert.targets import input_misfit, refuse
-from mpq.files import write_json
 from mpq.formats.format import Format
 from mpq.modeling.packed import PackedWeight, unpack_weight
 
@@ -66,10 +65,7 @@ def export_compressed_tensors(
     """
     state = _Export(dtype=load_dtype(config), inputs=inputs or {}, tables=tables or {})
     write_shards(Path(folder), _tensors(packed, dense, state), max_shard_bytes)
-    written = dict(config) | {"quantization_config": _quantization_config(state)}
-    if state.untied:
-        written["tie_word_embeddings"] = False
-    write_json(Path(folder) / "config.json", written)
+    write_config(Path(folder), config, _quantization_config(state), is_untied=state.untied)
 
 
 def _tensors(

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from mpq import __version__
 from mpq.convert.gptq_layers import Version, gptq_layer, gptq_scheme
-from mpq.convert.shards import MAX_SHARD_BYTES, load_dtype, write_shards
+from mpq.convert.shards import MAX_SHARD_BYTES, load_dtype, write_config, write_shards
 from mpq.convert.targets import kind_of, refuse
-from mpq.files import write_json
 from mpq.formats.format import Format
 from mpq.modeling.packed import PackedWeight, unpack_weight
 
@@ -69,10 +68,7 @@ def export_gptq(
     """
     state = _Export(version=version, dtype=load_dtype(config), tables=tables or {})
     write_shards(Path(folder), _tensors(packed, dense, state), max_shard_bytes)
-    written = dict(config) | {"quantization_config": _quantization_config(state)}
-    if state.untied:
-        written["tie_word_embeddings"] = False
-    write_json(Path(folder) / "config.json", written)
+    write_config(Path(folder), config, _quantization_config(state), is_untied=state.untied)
 
 
 def _tensors(

@@ -7,7 +7,7 @@ model as it was given, so the losses of different weights have one reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from mpq.convert.assignment import CandidateLosses
 from mpq.convert.block import WalkOptions, sums_seen
 from mpq.convert.hessian import HessianSum
 from mpq.convert.solver import solve
-from mpq.convert.streams import Stream, advance, passes, start_stream
+from mpq.convert.streams import Progress, Stream, advance, passes, start_stream
 from mpq.errors import PlanError
 from mpq.files import read_json, write_json
 from mpq.formats.format import Format
@@ -30,9 +30,6 @@ from mpq.modeling.sites import Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,8 +89,7 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
         rows |= read_json(path)
     return CandidateLosses(
         sites=tuple(place.site for place in question.places),
-        stores_order=question.options.solver.act_order
-        and question.options.solver.groups != "static",
+        stores_order=question.options.solver.stores_order,
         formats=question.formats,
         losses={name: row["losses"] for name, row in rows.items()},
         rounded={name: row["rounded"] for name, row in rows.items()},

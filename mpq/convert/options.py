@@ -43,6 +43,11 @@ class SolverOptions:
     damping: float = 0.01
     batch_columns: int = 128
 
+    @property
+    def stores_order(self) -> bool:
+        """Whether a format with groups is stored in the order of the sweep."""
+        return self.act_order and self.groups != "static"
+
     def __post_init__(self) -> None:
         faults = [
             f"{name} must be one of {', '.join(words)}, not {getattr(self, name)!r}"

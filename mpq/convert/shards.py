@@ -46,6 +46,23 @@ def write_shards(
         raise
 
 
+def write_config(
+    folder: Path, config: Mapping[str, Any], quantization: Mapping[str, Any], *, is_untied: bool
+) -> None:
+    """Writes the model's config with how it is quantised; an export is whole once it is there.
+
+    Args:
+        folder: Of the shards.
+        config: The model's own config.json.
+        quantization: Its `quantization_config`.
+        is_untied: Whether a head that was tied to its table has a tensor of its own.
+    """
+    written = dict(config) | {"quantization_config": dict(quantization)}
+    if is_untied:
+        written["tie_word_embeddings"] = False
+    write_json(folder / "config.json", written)
+
+
 def _in_shards(
     tensors: Iterable[tuple[str, Tensor]], max_bytes: int
 ) -> Iterator[dict[str, Tensor]]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
+
+
 class HiddenStates:
     """Tensors by number, in memory or, where a folder is given, one file each."""
 

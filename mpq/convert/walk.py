@@ -20,7 +20,7 @@ from mpq.convert.conversion import Conversion
 from mpq.convert.finished import AFTER, BEFORE, FinishedBlocks, block_key
 from mpq.convert.judging import judge_heldout
 from mpq.convert.report import HeldoutReport
-from mpq.convert.streams import Stream, advance, passes, start_stream
+from mpq.convert.streams import Progress, Stream, advance, passes, start_stream
 from mpq.convert.weights import give_bias
 from mpq.modeling.block_calls import enter_blocks, leave_blocks
 from mpq.modeling.blockwise import stack_of
@@ -31,9 +31,6 @@ from mpq.modeling.sites import Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total)."""
 
 
 def walk(
@@ -111,9 +108,9 @@ def _outside(conversion: Conversion) -> tuple[list[Place], list[Place]]:
         for place in outside:
             hook = place.module.register_forward_pre_hook(lambda at, _: called.add(id(at)))
             stack.callback(hook.remove)
-            # From the first block on, whatever is called lies behind the blocks.
-            first = stack_of(model)[0][1].register_forward_pre_hook(lambda *_, h=hook: h.remove())
-            stack.callback(first.remove)
+        # From the first block on, whatever is called lies behind the blocks.
+        first = stack_of(model)[0][1]
+        stack.callback(first.register_forward_pre_hook(lambda *_: stack.close()).remove)
         enter_blocks(model, conversion.calibration[:1].to(model.device))
     early = [p for p in outside if p.is_embedding or id(p.module) in called]
     return early, [place for place in outside if place not in early]

@@ -1,10 +1,8 @@
 import logging
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.data.tokenizers import byte_tokenizer
+from tests.modeling.families import save_llama
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +19,4 @@ def logging_as_before():
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     """A small random Llama on disk, with a tokenizer of bytes and a text to profile it on."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
-    return folder
+    return save_llama(tmp_path_factory.mktemp("model"))

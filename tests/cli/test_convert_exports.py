@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import mpq
 from mpq.cli import convert
@@ -16,29 +16,13 @@ from mpq.convert.options import SolverOptions
 from mpq.errors import ExportError
 from mpq.plans.plan import Plan
 from mpq.run import write_toml
-from tests.data.tokenizers import byte_tokenizer
-from tests.modeling.families import build, text
+from tests.modeling.families import build, save_llama, text
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     """A Llama whose layers are multiples of 32 wide, as GPTQ packs them, and a text."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
-    return folder
+    return save_llama(tmp_path_factory.mktemp("model"), hidden_size=64, intermediate_size=96)
 
 
 @pytest.fixture

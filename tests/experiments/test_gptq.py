@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from mpq.convert.options import SolverOptions
 from mpq.kernels.fake_quant import quantize
 from mpq.modeling.loading import load_model
 from mpq.modeling.sites import places
 from tests.data.tokenizers import byte_tokenizer
+from tests.modeling.families import save_llama
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "002_gptq"
 SCRIPTS = ("windows", "conversions", "judge", "report", "run")
@@ -36,18 +36,7 @@ def run(monkeypatch):
 def small(run, tmp_path):
     """A setting of a small random model, and the flags of its texts."""
     model = tmp_path / "model"
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(model)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(model)
+    save_llama(model, num_key_value_heads=4)
     for name in ("a", "b"):
         (tmp_path / name).write_text("The quick brown fox jumps over the lazy dog. " * 40)
     setting = run.Setting(

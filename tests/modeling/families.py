@@ -1,6 +1,7 @@
 """Small random models of every family that mpq promises, built from configs with fixed seeds."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
+
+from tests.data.tokenizers import byte_tokenizer
 
 VOCABULARY = 96
 WINDOW = 6  # of the families with a sliding window: shorter than the texts of the tests
@@ -165,3 +168,21 @@ def positions(family: str, tokens: Tensor, mask: Tensor | None = None) -> Tensor
     mask = torch.ones_like(tokens) if mask is None else mask
     counted = (mask.cumsum(dim=-1) - 1).clamp_min(0)
     return counted + 1 if family == "roberta" else counted  # RoBERTa counts from behind its pad id
+
+
+def save_llama(folder: Path, **sizes: int) -> Path:
+    """The folder, with a small random Llama, a tokenizer of bytes, and a text of 2,700 letters."""
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    given = {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 2} | sizes
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.2,
+        **given,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
+    return folder
