@@ -20,6 +20,7 @@ from mpq.files import write_json
 from mpq.formats.format import Format
 from mpq.formats.zoo import parse_format
 from mpq.modeling.loading import LoadedModel
+from mpq.modeling.packed import PackedWeight
 from mpq.modeling.sites import Place, places
 from mpq.modeling.wrap import uniform_plan
 from mpq.plans.plan import Plan
@@ -50,11 +51,15 @@ def bits_of(plan: Plan, weights: Sequence[Place]) -> int:
 
 
 def convert(
-    folder: Path, loaded: LoadedModel, plan: Plan, windows: Tensor, options: SolverOptions
+    folder: Path, loaded: LoadedModel, plan: Plan, windows: Tensor, walking: WalkOptions
 ) -> FinishedBlocks:
     """The blocks converted by a plan; goes on where it was interrupted."""
-    walking = WalkOptions(solver=options, batch_size=1)
-    settings = {"plan": plan.digest, "model": loaded.fingerprint, "solver": asdict(options)}
+    settings = {
+        "plan": plan.digest,
+        "model": loaded.fingerprint,
+        "solver": asdict(walking.solver),
+        "true_sequential": walking.true_sequential,
+    }
     finished = open_finished(folder, settings)
     if not (folder.parent / f"{folder.name}.{DONE}").exists():
         conversion = prepare(loaded.model, plan, windows, options=walking, device=CPU)
@@ -62,6 +67,11 @@ def convert(
         rows = [report.row for block in finished.blocks() for report in block.reports]
         write_json(folder.parent / f"{folder.name}.{DONE}", rows)
     return finished
+
+
+def packed_in(finished: FinishedBlocks) -> list[PackedWeight]:
+    """Every weight that was converted, as stored."""
+    return [packed for block in finished.blocks() for packed in block.packed.values()]
 
 
 def losses_in(

@@ -8,7 +8,7 @@ that was done is kept in the directory; `report` rewrites results.json and table
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -21,17 +21,54 @@ from report import write_report
 from torch import Tensor
 from windows import CALIBRATION, HELDOUT, read_windows, write_windows
 
+from mpq.convert.block import WalkOptions
 from mpq.convert.solver import SolverOptions
 from mpq.files import read_json, write_json
 from mpq.modeling.loading import LoadedModel, load_model
+from mpq.plans.plan import Plan
 from mpq.plans.rules import read_plan
 
 HERE = Path(__file__).resolve().parent
-PARTS = ("windows", "formats", "mixed", "plans", "rivals", "report")
+PARTS = ("windows", "formats", "variants", "mixed", "plans", "rivals", "report")
 SCORES = "scores.json"
 PROFILE = "sensitivity_kl.csv"
 WEIGHINGS = ("absolute", "relative")
 """How losses are weighed where no profile lies in the directory."""
+
+FULL_RANGE = ("int4f-g128", "int3f-g128")
+"""Formats with all codes of a width, as other tools' integers have them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way of converting beside the setting's own.
+
+    Attributes:
+        name: What a score's name says of it.
+        formats: What is converted so.
+        changes: Fields of the solver's options -> other values.
+        true_sequential: Whether a weight is calibrated behind the ones before it in its block.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    true_sequential: bool = True
+
+
+AT_GROUPS = ("int4-g128", "int3-g128")
+VARIANTS = (
+    Variant(name="absmax", formats=(*AT_GROUPS, *FULL_RANGE), changes={"grid": "absmax"}),
+    Variant(
+        name="absmax, one pass",
+        formats=("int4-g128",),
+        changes={"grid": "absmax"},
+        true_sequential=False,
+    ),
+    Variant(name="unordered", formats=AT_GROUPS, changes={"act_order": False}),
+    Variant(name="exact groups", formats=(*AT_GROUPS, "bfp3"), changes={"groups": "exact"}),
+)
+"""Range, order, groups, and passes, each changed alone (one pass as other tools have it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +83,7 @@ class Setting:
         formats: Each given to every weight of the blocks.
         candidates: Names of mixed conversions -> candidates and the format whose bits they get.
         options: Of the solver.
-        absmax: Formats that are also solved with their own range, as other tools do.
+        variants: Formats that are also solved in other ways.
     """
 
     model: str
@@ -54,7 +91,7 @@ class Setting:
     calibration: tuple[int, int]
     heldout: tuple[int, int]
     formats: tuple[str, ...] = (
-        "int4-g128", "int3-g128", "int3", "bfp4", "bfp3", "mxfp4", "nf4-g64",
+        "int4-g128", "int3-g128", "int3", "bfp4", "bfp3", "mxfp4", "nf4-g64", *FULL_RANGE,
     )  # fmt: skip
     candidates: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ("rows", ("int4", "int3", "int2"), "int3"),
@@ -63,7 +100,7 @@ class Setting:
     options: SolverOptions = field(
         default_factory=lambda: SolverOptions(act_order=True, grid="mse")
     )
-    absmax: tuple[str, ...] = ("int4-g128", "int3-g128")
+    variants: tuple[Variant, ...] = VARIANTS
 
 
 SETTINGS = {
@@ -120,10 +157,25 @@ def formats(bench: Bench) -> None:
             ),
         )
         bench.record(f"gptq {text}", partial(_solved, bench, scorer, f"gptq_{text}", plan))
-        if text in bench.setting.absmax:
-            plain = replace(bench.setting.options, grid="absmax")
-            name = f"gptq_absmax_{text}"
-            bench.record(f"gptq absmax {text}", partial(_solved, bench, scorer, name, plan, plain))
+
+
+def variants(bench: Bench) -> None:
+    """Some formats solved in other ways, one thing changed at a time."""
+    scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
+    for variant in bench.setting.variants:
+        options = replace(bench.setting.options, **variant.changes)
+        walking = WalkOptions(
+            solver=options, true_sequential=variant.true_sequential, batch_size=1
+        )
+        for text in variant.formats:
+            title = f"gptq {variant.name} {text}"
+            plan = conversions.uniform(bench.loaded, text)
+            bench.record(title, partial(_solved, bench, scorer, file_name(title), plan, walking))
+
+
+def file_name(title: str) -> str:
+    """What a conversion's folder is called."""
+    return title.replace(",", "").replace(" ", "_")
 
 
 def mixed(bench: Bench) -> None:
@@ -141,7 +193,7 @@ def mixed(bench: Bench) -> None:
             title = f"mixed {name} {weighing} at {reference}"
             bench.record(
                 title,
-                partial(_solved, bench, scorer, title.replace(" ", "_"), plan),
+                partial(_solved, bench, scorer, file_name(title), plan),
             )
         bench.record(
             f"gptq {reference}",
@@ -173,20 +225,20 @@ def plans(bench: Bench) -> None:
 
 
 def _solved(
-    bench: Bench, scorer: Any, name: str, plan: Any, options: SolverOptions | None = None
+    bench: Bench, scorer: Any, name: str, plan: Any, walking: WalkOptions | None = None
 ) -> dict[str, Any]:
     finished = conversions.convert(
         bench.folder / name,
         bench.loaded,
         plan,
         bench.windows(CALIBRATION),
-        options or bench.setting.options,
+        walking or WalkOptions(solver=bench.setting.options, batch_size=1),
     )
     scores = judge.judged(scorer, partial(judge.converted, bench.loaded, finished))
     rows = [report for block in finished.blocks() for report in block.reports]
     return (
         scores
-        | _size(bench, plan)
+        | _size(bench, sum(packed.num_bits for packed in conversions.packed_in(finished)))
         | {
             "formats": conversions.shares(plan),
             "layer_loss": sum(row.loss for row in rows),
@@ -196,11 +248,17 @@ def _solved(
     )
 
 
-def _size(bench: Bench, plan: Any) -> dict[str, Any]:
+def _size(bench: Bench, stored: int | Plan | None) -> dict[str, Any]:
+    """Bits a weight and bytes: as many as are stored, of a plan, or of the model's own weights."""
     weights = conversions.block_weights(bench.loaded)
     values = sum(place.site.shape[0] * place.site.shape[1] for place in weights)
-    stored = weights[0].site.stored_bits
-    bits = values * stored if plan is None else conversions.bits_of(plan, weights)
+    match stored:
+        case None:
+            bits = values * weights[0].site.stored_bits
+        case Plan():
+            bits = conversions.bits_of(stored, weights)
+        case _:
+            bits = stored
     return {"bits": bits / values, "bytes": bits / 8}
 
 
@@ -253,7 +311,7 @@ def main(argv: Sequence[str] | None = None, settings: dict[str, Setting] | None 
         write_windows(folder, bench.loaded.tokenizer, (args.calibration, args.heldout), sizes)
         plain = asdict(setting) | {"fingerprint": bench.loaded.fingerprint}
         write_json(folder / "setting.json", plain)
-    for part in (formats, mixed, plans, rivals):
+    for part in (formats, variants, mixed, plans, rivals):
         if part.__name__ in args.parts:
             part(bench)
     if "report" in args.parts:

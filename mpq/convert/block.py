@@ -24,6 +24,9 @@ from mpq.modeling.residence import put
 from mpq.modeling.sites import Place
 from mpq.plans.plan import Plan
 
+HESSIAN_BYTES = 8 * 2**30
+"""What the sums of one round of passes may take together; one sum may take more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkOptions:
@@ -91,12 +94,15 @@ def convert_block(job: Job) -> ConvertedBlock:
     done: list[ConvertedTensor] = []
     biases: dict[str, Tensor] = {}
     for stage in _stages(job, readers):
-        sums = sums_seen(stage, job.passes, job.device)
         made: list[ConvertedTensor] = []
-        for reader in stage:
-            # Each sum goes with its use: a large layer's Hessian takes gigabytes.
-            made += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
+        for portion in in_portions(stage, HESSIAN_BYTES):
+            sums = sums_seen(portion, job.passes, job.device)
+            for reader in portion:
+                # Each sum goes with its use: a large layer's Hessian takes gigabytes.
+                made += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
+        # Only now, so that all of a stage is calibrated on the same block.
         put([(tensor.place, tensor.values) for tensor in made])
+        _give_biases(made, biases)
         done += made
     done += _convert_biases(job, biases)
     return ConvertedBlock(
@@ -107,9 +113,27 @@ def convert_block(job: Job) -> ConvertedBlock:
 
 
 def _stages(job: Job, readers: Sequence[Reader]) -> list[list[Reader]]:
+    """What is calibrated on the same state of the block."""
     if not job.passes or not job.options.true_sequential:
         return [list(readers)]
     return in_order_of_calls(readers, job.passes[0])
+
+
+def in_portions(readers: Sequence[Reader], limit: int) -> list[list[Reader]]:
+    """The readers in their order, in runs whose Hessians take no more than so many bytes together.
+
+    A mixture's projection has a Hessian for every expert. A reader whose own takes more is alone.
+    """
+    portions: list[list[Reader]] = []
+    taken = 0
+    for reader in readers:
+        size = 8 * _num_inputs(reader) ** 2
+        if not portions or taken + size > limit:
+            portions.append([])
+            taken = 0
+        portions[-1].append(reader)
+        taken += size
+    return portions
 
 
 def sums_seen(
@@ -156,18 +180,25 @@ def _convert_reader(
 def _with_bias(
     tensor: ConvertedTensor, seen: HessianSum, biases: dict[str, Tensor]
 ) -> ConvertedTensor:
-    """The same tensor, its layer's bias corrected and noted."""
-    module = tensor.place.module
-    had_none = getattr(module, "bias", None) is None
-    name = tensor.place.site.name.removesuffix(".weight") + ".bias"
-    biases[name] = corrected_bias(tensor.place, tensor.values, seen.mean)
-    give_bias(module, biases[name])
+    """The same tensor, its layer's corrected bias noted."""
+    had_none = getattr(tensor.place.module, "bias", None) is None
+    biases[_bias_name(tensor)] = corrected_bias(tensor.place, tensor.values, seen.mean)
     report = replace(
         tensor.report,
         bias="added" if had_none else "corrected",
         num_tokens=seen.num_tokens,
     )
     return replace(tensor, report=report)
+
+
+def _bias_name(tensor: ConvertedTensor) -> str:
+    return tensor.place.site.name.removesuffix(".weight") + ".bias"
+
+
+def _give_biases(made: Sequence[ConvertedTensor], biases: Mapping[str, Tensor]) -> None:
+    for tensor in made:
+        if _bias_name(tensor) in biases:
+            give_bias(tensor.place.module, biases[_bias_name(tensor)])
 
 
 def _convert_biases(job: Job, biases: dict[str, Tensor]) -> list[ConvertedTensor]:

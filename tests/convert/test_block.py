@@ -1,9 +1,12 @@
 """One block: stages, sums, and what its tensors become; more of it in test_walk.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mpq.convert.block import Job, WalkOptions, convert_block, sums_seen
+from mpq.convert import block as converting
+from mpq.convert.block import Job, WalkOptions, convert_block, in_portions, sums_seen
 from mpq.convert.options import SolverOptions
 from mpq.convert.streams import passes, start_stream
 from mpq.errors import ModelError
@@ -72,3 +75,33 @@ def test_an_input_that_is_not_finite_is_named():
         block.input_layernorm.weight[2] = torch.nan
     with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.q_proj\.weight must be finite"):
         convert_block(job)
+
+
+def test_portions_keep_the_order_and_the_limit():
+    _, job = prepared()
+    readers = readers_of(job.places, {})
+    sizes = [8 * r.places[0].site.shape[1] ** 2 for r in readers]
+    assert in_portions(readers, sum(sizes)) == [readers]
+    assert in_portions(readers, 1) == [[reader] for reader in readers]
+    two = in_portions(readers, sizes[0] + sizes[1])
+    assert two[0] == readers[:2]
+    assert [reader for portion in two for reader in portion] == readers
+    assert in_portions([], 1) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_a_block_comes_out_the_same_however_its_sums_are_portioned(family, monkeypatch):
+    found = []
+    for limit in (converting.HESSIAN_BYTES, 1):
+        monkeypatch.setattr(converting, "HESSIAN_BYTES", limit)
+        block, job = prepared(family)
+        options = WalkOptions(
+            solver=job.options.solver, true_sequential=False, bias_correction=family == "llama"
+        )
+        with on_device([block], CPU):
+            found.append(convert_block(replace(job, options=options)))
+    whole, portioned = found
+    for name, packed in whole.packed.items():
+        assert torch.equal(packed.encoded.codes, portioned.packed[name].encoded.codes)
+    assert all(torch.equal(bias, portioned.biases[name]) for name, bias in whole.biases.items())
+    assert whole.reports == portioned.reports

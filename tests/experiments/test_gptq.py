@@ -47,7 +47,15 @@ def small(run, tmp_path):
         formats=("int3-g16", "bfp4"),
         candidates=(("groups", ("int4-g16", "int3-g16", "int2-g16"), "int3-g16"),),
         options=SolverOptions(act_order=True, grid="mse"),
-        absmax=("int3-g16",),
+        variants=(
+            run.Variant(
+                name="absmax, one pass",
+                formats=("int3-g16",),
+                changes={"grid": "absmax"},
+                true_sequential=False,
+            ),
+            run.Variant(name="exact groups", formats=("bfp4",), changes={"groups": "exact"}),
+        ),
     )
     texts = ["--calibration", str(tmp_path / "a"), "--heldout", str(tmp_path / "b")]
     out = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path)]
@@ -77,13 +85,17 @@ def leave_rounded_weights(tmp_path, format):
 
 
 def test_all_parts_in_a_small_setting(small, tmp_path, capsys):
-    assert small("windows", "formats", "mixed") == 0
+    assert small("windows", "formats", "variants", "mixed") == 0
     leave_rounded_weights(tmp_path, "int3-g16")
     assert small("rivals", "report") == 0
     scores = scores_of(tmp_path)
     assert scores["full precision"]["kl"] == 0
     assert scores["rtn bfp4"]["bits"] == scores["gptq bfp4"]["bits"] == 4.5
     assert scores["gptq int3-g16"]["layer_loss"] < scores["gptq int3-g16"]["layer_loss_rounded"]
+    for name in ("gptq absmax, one pass int3-g16", "gptq exact groups bfp4"):
+        plain = scores[f"gptq {name.split()[-1]}"]
+        assert scores[name]["bits"] >= plain["bits"]
+        assert scores[name]["layer_loss"] != plain["layer_loss"]
     # One judge: the same weights have the same score, whoever made them.
     assert scores["rival tool"]["loss"] == pytest.approx(scores["rtn int3-g16"]["loss"], abs=1e-9)
     for name in ("absolute", "relative"):
