@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.convert.assignment import CandidateLosses
-from mpq.convert.block import WalkOptions, sums_seen
-from mpq.convert.hessian import HessianSum
+from mpq.convert.block import HESSIAN_BYTES, WalkOptions, in_portions, sums_seen
 from mpq.convert.solver import solve
 from mpq.convert.streams import Progress, Stream, advance, passes, start_stream
 from mpq.errors import PlanError
@@ -115,35 +114,62 @@ def _refuse_blind(readers: Mapping[int, Sequence[Reader]]) -> None:
 def _losses_of(
     question: Question, stream: Stream, numbered: tuple[int, nn.Module], readers: Sequence[Reader]
 ) -> dict[str, Any]:
+    """The rows of a block's weights.
+
+    An expert without tokens is given the mean Hessian of those of its size, as if one token had
+    come.
+    """
     index, block = numbered
     runs = tuple(passes(stream, block, index, question.device))
-    sums = sums_seen(readers, runs, question.device)
+    num_tokens = question.calibration.numel()
+    means: dict[int, _Mean] = {}
+    unseen: list[Reader] = []
+    rows: dict[str, Any] = {}
+    for portion in in_portions(readers, HESSIAN_BYTES):
+        sums = sums_seen(portion, runs, question.device)
+        for reader in portion:
+            seen = sums.pop(reader.name)
+            if not seen.num_tokens:
+                unseen.append(reader)
+                continue
+            hessian = seen.hessian()
+            if reader.is_expert:
+                means.setdefault(seen.size, _Mean()).add(hessian, seen.num_tokens)
+            rows |= _rows_of(question, reader, hessian, seen.num_tokens / num_tokens)
+    for reader in unseen:
+        site = reader.places[0].site
+        size = site.shape[site.axis]
+        eye = torch.eye(size, dtype=torch.float64, device=question.device)
+        hessian = means[size].mean() if size in means else eye
+        rows |= _rows_of(question, reader, hessian, 1 / num_tokens)
+    return rows
+
+
+class _Mean:
+    """The mean of Hessians, weighted by their tokens."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._num_tokens = 0
+
+    def add(self, hessian: Tensor, num_tokens: int) -> None:
+        part = hessian * num_tokens
+        self._total = part if self._total is None else self._total.add_(part)
+        self._num_tokens += num_tokens
+
+    def mean(self) -> Tensor:
+        if self._total is None:
+            raise TypeError("there is a mean once something was added")
+        return self._total / self._num_tokens
+
+
+def _rows_of(
+    question: Question, reader: Reader, hessian: Tensor, share: float
+) -> dict[str, dict[str, Any]]:
     return {
-        place.site.name: _losses_of_weight(question, place, *_hessian(question, reader, sums))
-        for reader in readers
+        place.site.name: _losses_of_weight(question, place, hessian, share)
         for place in reader.places
     }
-
-
-def _hessian(
-    question: Question, reader: Reader, sums: Mapping[str, HessianSum]
-) -> tuple[Tensor, float]:
-    """The Hessian of a reader, and the share of all tokens that it saw.
-
-    An expert without tokens is given the mean of those of its kind, as if one token had come.
-    """
-    seen, all_tokens = sums[reader.name], question.calibration.numel()
-    if seen.num_tokens:
-        return seen.hessian(), seen.num_tokens / all_tokens
-    kind = [
-        found
-        for found in sums.values()
-        if found.size == seen.size and found.num_tokens and reader.is_expert
-    ]
-    if not kind:
-        return torch.eye(seen.size, dtype=torch.float64, device=question.device), 1 / all_tokens
-    total = sum(found.hessian() * found.num_tokens for found in kind)
-    return total / sum(found.num_tokens for found in kind), 1 / all_tokens  # type: ignore[return-value]
 
 
 def _losses_of_weight(

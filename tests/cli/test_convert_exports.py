@@ -1,6 +1,8 @@
 """Exports of a checkpoint: what transformers loads gives our logits; what cannot be is refused."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import mpq
-from mpq.cli import convert
+from mpq.cli import convert, convert_exports
 from mpq.cli.convert_exports import lookup_tables, refuse_inexpressible, write_tool_plans
 from mpq.convert.block import WalkOptions
 from mpq.convert.conversion import prepare
@@ -108,6 +110,19 @@ def test_every_target_is_asked():
 def test_what_a_shape_or_an_order_forbids_is_told_before_the_walk(family, options, reason):
     with pytest.raises(ExportError, match=reason):
         refuse_inexpressible(conversion(family, "int4-g16", **options), ["compressed-tensors"])
+
+
+def test_biases_that_engines_would_drop_are_told_before_the_walk():
+    given = conversion("llama", "int4-g16")
+    options = replace(given.options, bias_correction=True)
+    with pytest.raises(ExportError, match="its layer has no bias, and engines drop one"):
+        refuse_inexpressible(replace(given, options=options), ["gptq"])
+
+
+def test_a_checkpoint_with_added_biases_is_not_exported(tmp_path):
+    checkpoint = SimpleNamespace(biases_added=("model.layers.0.mlp.up_proj.bias",))
+    with pytest.raises(ExportError, match=r"layers without one were given \(model\.layers\.0\."):
+        convert_exports._write("gptq", tmp_path, checkpoint, {})
 
 
 def test_tables_know_the_head_that_is_tied_to_them():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mpq.cli import convert_inputs
 from mpq.cli.convert import build_parser
 from mpq.cli.convert_inputs import check_plan_source, read_config, walk_options
 from mpq.errors import ConfigError, PlanError
@@ -141,6 +142,18 @@ def test_a_batch_holds_a_window():
             ("--candidate-formats", "int4", "--target-bits", "4", "--method", "rtn"),
             "compared by the loss of --method gptq",
         ),
+        (
+            (
+                "--candidate-formats",
+                "int4",
+                "--target-bits",
+                "4",
+                "--profile",
+                "x.csv",
+                "--relative-loss",
+            ),
+            "weighed by --profile or --relative-loss; give one of the two",
+        ),
     ],
 )
 def test_one_source_of_a_plan_with_what_it_needs(flags, message):
@@ -151,3 +164,9 @@ def test_one_source_of_a_plan_with_what_it_needs(flags, message):
 def test_a_plan_that_cannot_be_read_is_refused_first(tmp_path):
     with pytest.raises(PlanError, match=r"none\.toml: a plan is a readable TOML file"):
         check_plan_source(parsed(str(tmp_path / "none.toml")))
+
+
+def test_text_of_its_own_comes_in_whole_windows():
+    args = parsed("--format", "int4", "--generate", "--tokens", "100", "--window", "64")
+    with pytest.raises(ConfigError, match="--tokens is a multiple of the window, 64; given 100"):
+        convert_inputs._generated(args, read_config(args), None)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from mpq.convert import losses as measuring
 from mpq.convert.block import WalkOptions
 from mpq.convert.hessian import HessianSum
 from mpq.convert.losses import Question, measure_losses
@@ -15,6 +16,7 @@ from mpq.formats.zoo import parse_format
 from mpq.modeling.blockwise import run
 from mpq.modeling.linear import input_through
 from mpq.modeling.sites import places
+from mpq.modeling.weights import swapped
 from tests.modeling.families import build, text
 
 FORMATS = tuple(map(parse_format, ("int2-g16", "int4-g16")))
@@ -94,3 +96,27 @@ def test_what_lies_outside_of_the_blocks_is_refused(tmp_path):
             tmp_path,
             silent,
         )
+
+
+def test_sums_in_portions_give_the_same_losses(tmp_path, monkeypatch):
+    model = build("mixtral")
+    whole = measure_losses(question(model), tmp_path / "whole", silent)
+    monkeypatch.setattr(measuring, "HESSIAN_BYTES", 1)
+    assert measure_losses(question(model), tmp_path / "parts", silent) == whole
+
+
+def test_an_expert_without_tokens_is_solved_with_the_mean_of_the_others(tmp_path):
+    model = build("mixtral")
+    router = model.model.layers[0].mlp.gate.weight
+    asked = question(model, "layers.0.mlp.experts")
+    with swapped([(router, torch.zeros_like(router))]):  # every token to the same experts
+        found = measure_losses(asked, tmp_path, silent)
+    name = "model.layers.0.mlp.experts.{}.gate_up_proj.weight"
+    energies = sorted((found.energies[name.format(index)], index) for index in range(4))
+    # Two experts a token: the others have the energy of one of the 72 tokens.
+    (_, first), (less, second), (more, _), _ = energies
+    assert less == pytest.approx(more / 72, rel=0.2)
+    for index in (first, second):
+        for fmt in map(str, FORMATS):
+            row = name.format(index)
+            assert 0 < found.losses[row][fmt] < found.rounded[row][fmt]

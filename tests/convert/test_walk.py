@@ -152,6 +152,16 @@ def test_an_interrupted_walk_goes_on_to_the_same_bits(tmp_path):
             assert torch.equal(packed.encoded.codes, other.packed[site].encoded.codes)
 
 
+def test_blocks_that_are_kept_bring_their_corrected_biases(tmp_path):
+    model = build("llama")
+    plan = uniform_plan(model, "int2", roles=("weight",))
+    corrected = WalkOptions(batch_size=2, bias_correction=True)
+    conversion, finished, wanted = converted(model, plan, tmp_path / "w", corrected, text(2, 12))
+    assert blocks_of(finished)[1].biases
+    assert walk(conversion, finished, silent) == wanted
+    assert model.model.layers[0].mlp.down_proj.bias is None
+
+
 def test_hidden_states_on_disk_change_nothing(tmp_path):
     model = build("llama")
     plan = uniform_plan(model, "bfp3", roles=("weight",))
