@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpq.formats.block import ROW, TENSOR, WHOLE, Block
-from mpq.formats.element import IntegerElement
+from mpq.formats.element import reach
 from mpq.formats.format import Format
 from mpq.formats.scale import NestedScale, SharedExponent, StaticScale
 from mpq.kernels.bits import largest_held
@@ -16,6 +16,7 @@ from mpq.kernels.eager import (
     round_alone,
     round_blocks,
     saturate,
+    scale_back,
     scales_above,
 )
 from mpq.kernels.encoded import computing_dtype
@@ -163,7 +164,8 @@ def read_back(values: Tensor, grid: Grid) -> Tensor:
     if grid.may_overflow:
         values = values.clone()
         saturate(values, grid.format.element, grid.unit, grid.dtype)
-    return (values * grid.unit).to(arithmetic_dtype(grid.dtype)).to(grid.dtype)
+    product = scale_back(values, grid.unit, grid.format)
+    return product.to(arithmetic_dtype(grid.dtype)).to(grid.dtype)
 
 
 def value_dtype(format: Format, dtype: torch.dtype) -> torch.dtype:
@@ -175,8 +177,7 @@ def value_dtype(format: Format, dtype: torch.dtype) -> torch.dtype:
 
 def _grid(scales: Scales, format: Format, dtype: torch.dtype, rows: int) -> Grid:
     block = format.block or ROW
-    reach = format.element.largest + (1 if isinstance(format.element, IntegerElement) else 0)
-    largest = float(scales.unit.double().amax()) * reach
+    largest = float(scales.unit.double().abs().amax()) * reach(format.element)
     return Grid(
         format=format,
         dtype=dtype,

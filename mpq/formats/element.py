@@ -220,6 +220,12 @@ ExponentElement = IntegerElement | FloatElement | LogElement
 """Elements that can stand under a shared exponent."""
 
 
+def reach(element: Element) -> float:
+    """The largest magnitude that a code stands for, of either sign, before any scale."""
+    reaches_lower = isinstance(element, IntegerElement) and element.code == "two's complement"
+    return element.largest + 1.0 if reaches_lower else element.largest
+
+
 def has_negative_zero(element: Element) -> bool:
     """Whether the codes have a sign of their own, so that -0 survives."""
     if isinstance(element, IntegerElement):

@@ -73,6 +73,14 @@ class Format:
         return self.element == NAMED_FLOATS["fp32"] and self.scale is None
 
     @property
+    def has_signed_scale(self) -> bool:
+        """True where a block's scale may lie below 0, to use a code that reaches further there."""
+        match self.element, self.scale:
+            case IntegerElement(code="two's complement"), FloatScale(absmax=None):
+                return True
+        return False
+
+    @property
     def has_tensor_scale(self) -> bool:
         """True where one scale, read off the data, is shared by the whole tensor."""
         if isinstance(self.scale, NestedScale):
@@ -163,13 +171,13 @@ def _float_scale_misfit(element: Element, scale: FloatScale, block: Block | None
             return "" if scale.zero_point else "an asymmetric integer needs a zero point"
         case _ if scale.zero_point:
             return "a zero point goes with an asymmetric integer"
-        case IntegerElement(code="symmetric") | TableElement():
+        case IntegerElement(code="symmetric" | "two's complement") | TableElement():
             return ""
         case FloatElement(implicit_one=True, bias=None, exponent=exponent) if exponent <= 5:
             return _lonely_misfit(element)
     return (
-        "a float scale goes with a symmetric or asymmetric integer, a table, or a float of at "
-        "most 5 exponent bits, an implicit one and the default bias"
+        "a float scale goes with a symmetric, two's-complement or asymmetric integer, a table, or "
+        "a float of at most 5 exponent bits, an implicit one and the default bias"
     )
 
 

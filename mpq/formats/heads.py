@@ -3,9 +3,16 @@
 Each returns an empty text for a format of another family.
 """
 
-from mpq.formats.element import FloatElement, IntegerElement
+from mpq.formats.element import FloatElement, IntegerCode, IntegerElement
 from mpq.formats.format import Format
 from mpq.formats.scale import FloatScale, SharedExponent, StaticScale
+
+INTEGER_SUFFIXES: dict[IntegerCode, str] = {
+    "symmetric": "",
+    "asymmetric": "a",
+    "two's complement": "f",
+}
+"""What follows `int4` by the element's code: `a` for a zero point, `f` for the full range."""
 
 
 def fixed_head(named: Format) -> str:
@@ -16,9 +23,9 @@ def fixed_head(named: Format) -> str:
 
 
 def integer_head(named: Format) -> str:
-    """`int4` or `int4a`, or empty for other formats."""
+    """`int4`, `int4a` or `int4f`, or empty for other formats."""
     if isinstance(named.scale, FloatScale) and isinstance(named.element, IntegerElement):
-        return f"int{named.element.width}" + ("a" if named.scale.zero_point else "")
+        return f"int{named.element.width}{INTEGER_SUFFIXES[named.element.code]}"
     return ""
 
 

@@ -42,6 +42,9 @@ class StaticScale:
 class FloatScale:
     """A float for each block, rounded to its stored dtype before it is used.
 
+    Over a two's-complement integer it has a sign: that which gives the value of the largest
+    magnitude in the block the lowest code, -2^(w-1), and so the codes their full range.
+
     Attributes:
         dtype: What the scale is stored as.
         zero_point: Whether an asymmetric code's zero is stored too, in the element's width.

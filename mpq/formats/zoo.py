@@ -19,6 +19,7 @@ from mpq.formats.element import (
 )
 from mpq.formats.format import MX_SPECIALS, NAMED_FLOATS, Format
 from mpq.formats.heads import (
+    INTEGER_SUFFIXES,
     after,
     fixed_head,
     float_head,
@@ -76,10 +77,9 @@ class Family:
 
 
 def _integer(width: str, suffix: str) -> Format:
-    if suffix:
-        element = IntegerElement(width=int(width), code="asymmetric")
-        return Format(element=element, scale=FloatScale(zero_point=True), block=ROW)
-    return Format(element=IntegerElement(width=int(width)), scale=FloatScale(), block=ROW)
+    code = next(code for code, its_own in INTEGER_SUFFIXES.items() if its_own == suffix)
+    element = IntegerElement(width=int(width), code=code)
+    return Format(element=element, scale=FloatScale(zero_point=suffix == "a"), block=ROW)
 
 
 def _float(exponent: str, mantissa: str, *, implicit_one: bool = True) -> Format:
@@ -135,11 +135,13 @@ FAMILIES: tuple[Family, ...] = (
         head=fixed_head,
     ),
     Family(
-        pattern=r"int(\d+)(a?)",
+        pattern=r"int(\d+)([af]?)",
         examples=(
             *(f"int{width}" for width in (2, 3, 4, 5, 6, 8)),
             *("int4-g128", "int4-g64", "int3-g128", "int4a", "int4a-g64", "int8-token"),
             *("int8-tensor", "int8-tensor(absmax=3.5)", "int4-g128-sf16", "int4-g128-sf32"),
+            *("int2f", "int4f", "int4f-g128", "int4f-g32-sf16", "int3f-g128", "int8f-token"),
+            *("int8f-tensor", "int8f-tensor(absmax=3.5)"),
         ),
         make=_integer,
         head=integer_head,

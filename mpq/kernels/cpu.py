@@ -133,7 +133,7 @@ def _tensor_unit(x: Tensor, format: Format, scale: FloatScale) -> Given | None:
         extremes = torch.stack(torch.aminmax(x)).float()[None]
     scales = choose_scales(extremes, format, x.dtype)
     unit = float(scales.unit)
-    if not unit <= most_unit(format.element, x.dtype):
+    if not abs(unit) <= most_unit(format.element, x.dtype):
         return None
     zero_point = 0.0 if scales.zero_point is None else float(scales.zero_point)
     return Given(np.float32(unit), np.float32(zero_point))

@@ -14,6 +14,12 @@ def ordered(value: float32) -> int32:
     return int32(bits ^ int32(int32(bits >> int32(31)) & MAGNITUDE))
 
 
+@compiled
+def unordered(key: int32) -> int32:
+    """The bits of the float of which `ordered` made a whole number."""
+    return int32(key ^ int32(int32(key >> int32(31)) & MAGNITUDE))
+
+
 def find_tile(place: Place, index: int) -> Tile:
     """A tile by its number."""
     raise NotImplementedError("only compiled code calls this")

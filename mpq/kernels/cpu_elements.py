@@ -17,6 +17,7 @@ from mpq.formats.element import (
     LogElement,
     TableElement,
     has_negative_zero,
+    reach,
 )
 from mpq.kernels.bits import FLOAT32
 from mpq.kernels.rounding import fits_float32, table_thresholds
@@ -31,7 +32,7 @@ class Integers(NamedTuple):
     Attributes:
         low: The least.
         high: The largest.
-        zero: What is added last: 0 takes -0 away, -0 keeps it.
+        zero: What is added to the value last: 0 takes -0 away, -0 keeps it.
     """
 
     low: np.float32
@@ -120,10 +121,9 @@ def rounding_numbers(element: Element, bound: float = 0.0) -> Rounding:
     match element:
         case IntegerElement(code="asymmetric"):
             return Asymmetric(high)
-        case IntegerElement(code=code):
-            reaches_lower = code == "two's complement" and not bound
+        case IntegerElement():
             zero = np.float32(-0.0 if has_negative_zero(element) else 0.0)
-            return Integers(np.float32(-high - 1 if reaches_lower else -high), high, zero)
+            return Integers(np.float32(-(bound or reach(element))), high, zero)
         case TableElement():
             return _table(element)
         case FloatElement(fraction=digits) if digits > 0:

@@ -95,7 +95,7 @@ def round_values(v: Values, units: Values, extra: Values, count: int, r: Any) ->
 def _round_integers(v: Values, units: Values, extra: Values, count: int, r: Integers) -> None:  # noqa: ARG001
     for i in range(count):
         rounded = np.rint(clamped(in_units(v[i], units[i]), r.low, r.high))
-        v[i] = float32(float32(rounded + r.zero) * units[i])
+        v[i] = float32(float32(rounded * units[i]) + r.zero)
 
 
 def _round_asymmetric(v: Values, units: Values, extra: Values, count: int, r: Asymmetric) -> None:

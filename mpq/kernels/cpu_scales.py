@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpq.formats.element import Element, ExponentElement, LogElement
+from mpq.formats.element import Element, ExponentElement, IntegerElement, LogElement, reach
 from mpq.formats.format import NAMED_FLOATS
 from mpq.formats.scale import FloatScale, SharedExponent
 from mpq.kernels.bits import FLOAT32
@@ -74,6 +74,20 @@ class Symmetric(NamedTuple):
     most: np.float32
 
 
+class Signed(NamedTuple):
+    """A float for each block, of the sign that gives the farthest value the lowest code.
+
+    Attributes:
+        lowest: The lowest code.
+        stored: The floats that a scale can be.
+        most: The largest magnitude of the unit of an ordinary block.
+    """
+
+    lowest: np.float32
+    stored: Floats
+    most: np.float32
+
+
 class Spanning(NamedTuple):
     """A float and a zero point for each block.
 
@@ -106,7 +120,7 @@ class Nested(NamedTuple):
     above: NDArray[np.float32]
 
 
-Scaling = Given | Shared | Symmetric | Spanning | Nested
+Scaling = Given | Shared | Symmetric | Signed | Spanning | Nested
 
 
 class Numbers(NamedTuple):
@@ -124,12 +138,14 @@ class Numbers(NamedTuple):
 @lru_cache(maxsize=1024)
 def float_scale_numbers(
     element: Element, scale: FloatScale, dtype: torch.dtype
-) -> Symmetric | Spanning:
+) -> Symmetric | Signed | Spanning:
     """The numbers of a float scale for results of a dtype."""
     stored = float_numbers(NAMED_FLOATS[scale.dtype])
     largest, most = np.float32(element.largest), most_unit(element, dtype)
     if scale.zero_point:
         return Spanning(largest, stored, most, element.width <= SCALE_DIGITS[scale.dtype])
+    if isinstance(element, IntegerElement) and element.code == "two's complement":
+        return Signed(np.float32(-reach(element)), stored, most)
     return Symmetric(largest, stored, most)
 
 
@@ -141,9 +157,9 @@ def nested_numbers(element: Element, above: NDArray[np.float32], dtype: torch.dt
 
 def most_unit(element: Element, dtype: torch.dtype) -> np.float32:
     """The largest unit of which the dtype holds every multiple that the element has."""
-    limit = torch.finfo(dtype).max
-    unit = np.float32(limit / element.largest)
-    return np.nextafter(unit, np.float32(0.0)) if float(unit) * element.largest > limit else unit
+    limit, farthest = torch.finfo(dtype).max, reach(element)
+    unit = np.float32(limit / farthest)
+    return np.nextafter(unit, np.float32(0.0)) if float(unit) * farthest > limit else unit
 
 
 @lru_cache(maxsize=1024)

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from numpy import float32, float64, int32
 
-from mpq.kernels.cpu_blocks import find_extremes, find_peaks, spread
+from mpq.kernels.cpu_blocks import find_extremes, find_peaks, spread, unordered
 from mpq.kernels.cpu_compiler import bits_of, by_kind, compiled, float_of
 from mpq.kernels.cpu_rounding import (
     INFINITY,
-    MAGNITUDE,
     clamped,
     in_units,
     round_asymmetric,
     round_to_float,
 )
-from mpq.kernels.cpu_scales import Given, Nested, Shared, Spanning, Symmetric
+from mpq.kernels.cpu_scales import Given, Nested, Shared, Signed, Spanning, Symmetric
 from mpq.kernels.cpu_tiles import Across, Along, Place, Room, Tile
 
 
@@ -64,6 +63,21 @@ def _store_scales(room: Room, place: Place, tile: Tile, s: Symmetric) -> bool:
     return faults == 0
 
 
+def _sign_scales(room: Room, place: Place, tile: Tile, s: Signed) -> bool:
+    find_extremes(room, place, tile)
+    faults = 0
+    for i in range(tile.blocks):
+        low, high = float_of(unordered(room.lows[i])), float_of(room.highs[i])
+        farthest = high if high > -low else low
+        # A scale of zeros, and one that underflows, is 0 and not -0.
+        unit = float32(round_to_float(float32(farthest / s.lowest), s.stored) + float32(0.0))
+        room.unit[i] = unit
+        is_finite = room.highs[i] < INFINITY and room.lows[i] > ~INFINITY
+        faults += 0 if is_finite and abs(unit) <= s.most else 1
+    spread(room.unit, place, tile, room.units)
+    return faults == 0
+
+
 def row_of(place: Place, tile: Tile, block: int) -> int:
     """The row of the tensor in which a block lies."""
     raise NotImplementedError("only compiled code calls this")
@@ -103,8 +117,7 @@ def _span_blocks(room: Room, place: Place, tile: Tile, s: Spanning) -> bool:
     find_extremes(room, place, tile)
     faults = 0
     for i in range(tile.blocks):
-        key = room.lows[i]
-        low = float_of(int32(key ^ int32(int32(key >> int32(31)) & MAGNITUDE)))
+        low = float_of(unordered(room.lows[i]))
         high = float_of(room.highs[i])
         wanted = float32((float64(high) - float64(low)) / float64(s.largest))
         unit = round_to_float(wanted, s.stored)
@@ -115,7 +128,7 @@ def _span_blocks(room: Room, place: Place, tile: Tile, s: Spanning) -> bool:
             unit = float32(unit - s.stored.least) if unit <= s.stored.normal else steps
             zero_point = zero_point_of(low, unit, s.largest)
         room.unit[i], room.zero[i] = unit, zero_point
-        is_finite = room.highs[i] < INFINITY and key > ~INFINITY
+        is_finite = room.highs[i] < INFINITY and room.lows[i] > ~INFINITY
         faults += 0 if is_finite and unit <= s.most else 1
     spread(room.unit, place, tile, room.units)
     spread(room.zero, place, tile, room.extra)
@@ -129,6 +142,7 @@ by_kind(
         Given: _give_unit,
         Shared: _share_exponents,
         Symmetric: _store_scales,
+        Signed: _sign_scales,
         Spanning: _span_blocks,
         Nested: _nest_scales,
     },

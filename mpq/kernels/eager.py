@@ -15,8 +15,8 @@ from mpq.formats.block import ROW, TENSOR
 from mpq.formats.element import (
     Element,
     FloatElement,
-    IntegerElement,
     has_negative_zero,
+    reach,
 )
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import FloatScale, NestedScale, StaticScale
@@ -60,7 +60,7 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
         scales = choose_scales(piece, format, x.dtype, None if above is None else above[part])
         for columns in _column_pieces(piece):
             values = round_blocks(piece[:, columns], format.element, scales)
-            _write(out[part, columns], values, format.element, scales)
+            _write(out[part, columns], values, format, scales)
             if is_calibrated:
                 # No block's own maximum carries a value that is not finite into the result.
                 out[part, columns].add_(piece[:, columns], alpha=0)
@@ -84,22 +84,29 @@ def round_blocks(blocks: Tensor, element: Element, scales: Scales) -> Tensor:
     return round_to_element(scaled, element, scales.zero_point)
 
 
-def _write(out: Tensor, values: Tensor, element: Element, scales: Scales) -> None:
+def _write(out: Tensor, values: Tensor, format: Format, scales: Scales) -> None:
     """Values in units of the element, scaled back, saturated at what the dtype holds, cast."""
     unit = scales.unit
     if scales.may_overflow:
-        saturate(values, element, unit, out.dtype)
-    if out.dtype == unit.dtype:
-        torch.mul(values, unit, out=out)
-    else:
+        saturate(values, format.element, unit, out.dtype)
+    product = scale_back(values, unit, format, out=out if out.dtype == unit.dtype else values)
+    if product is not out:
         # float64 stood in for float32: round to that first, as float32 arithmetic would have.
-        product = values.mul_(unit)
         out.copy_(product.float() if out.dtype != torch.float32 else product)
+
+
+def scale_back(
+    values: Tensor, unit: Tensor, format: Format, *, out: Tensor | None = None
+) -> Tensor:
+    """The values, in units of the element, times their unit, written to `out` if it is there."""
+    product = torch.mul(values, unit, out=out)
+    # 0 times a unit below 0 is -0; adding 0 takes that away.
+    return product.add_(0.0) if format.has_signed_scale else product
 
 
 def saturate(values: Tensor, element: Element, unit: Tensor, dtype: torch.dtype) -> None:
     """Bounds values, in place, to the largest whose product with the unit the dtype holds."""
-    bounds = (largest_held(dtype) / unit.double()).nan_to_num_(nan=math.inf)
+    bounds = (largest_held(dtype) / unit.double().abs()).nan_to_num_(nan=math.inf)
     largest = truncate_to_element(bounds, element).to(values.dtype)
     if has_negative_zero(element):
         # Of two zeros torch's clamp gives one or the other, as the strides happen to be.
@@ -150,8 +157,7 @@ def bound_in(dtype: torch.dtype, element: Element, fraction: int) -> float:
     """The largest value, in units of the element, that the dtype holds; 0 if it holds all."""
     holds = torch.tensor(largest_held(dtype), dtype=torch.float64) * 2.0**fraction
     bound = float(truncate_to_element(holds, element))
-    lowest = element.largest + 1 if isinstance(element, IntegerElement) else element.largest
-    return 0.0 if float(holds) >= lowest else bound
+    return 0.0 if float(holds) >= reach(element) else bound
 
 
 def scales_above(

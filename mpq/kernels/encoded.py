@@ -18,6 +18,7 @@ from mpq.kernels.eager import (
     round_alone,
     round_blocks,
     saturate,
+    scale_back,
     scales_above,
 )
 from mpq.kernels.layout import Layout
@@ -152,7 +153,8 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     values = values_of(layout.split(codes.reshape(encoded.shape)), element, zero_point)
     values = values.to(unit.dtype)
     saturate(values, element, unit, dtype)
-    return layout.join(values.mul_(unit).to(arithmetic).to(dtype), encoded.shape)
+    product = scale_back(values, unit, format, out=values)
+    return layout.join(product.to(arithmetic).to(dtype), encoded.shape)
 
 
 def block_units(encoded: Encoded) -> Tensor:

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.formats.element import Element, FloatElement, IntegerElement, LogElement, TableElement
+from mpq.formats.element import (
+    Element,
+    FloatElement,
+    IntegerElement,
+    LogElement,
+    TableElement,
+    reach,
+)
 from mpq.kernels.bits import FloatBits, bits_of
 
 FEW = 1 << 12
@@ -40,8 +47,8 @@ def round_to_element(
             return _round_asymmetric(scaled, element, zero_point)
         case IntegerElement(code="sign-magnitude"):
             return scaled.clamp_(-bound, bound).round_()
-        case IntegerElement(code=code):
-            lowest = -bound - 1 if code == "two's complement" and not largest else -bound
+        case IntegerElement():
+            lowest = -(largest or reach(element))
             return scaled.clamp_(lowest, bound).round_().add_(0.0)  # adding 0 takes -0 away
         case TableElement():
             return _round_to_table(scaled, element, largest)
@@ -137,9 +144,10 @@ def truncate_to_element(bounds: Tensor, element: Element, *, negative: bool = Fa
     Args:
         bounds: Positive, float64, in units of the element.
         element: Whose magnitudes.
-        negative: Whether to look among the negative values (a table has others there).
+        negative: Whether to look among the negative values (tables and two's complement have
+            others there).
     """
-    bounds = bounds.clamp(max=element.largest)
+    bounds = bounds.clamp(max=reach(element) if negative else element.largest)
     match element:
         case IntegerElement():
             return bounds.floor()

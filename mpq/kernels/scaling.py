@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpq.formats.element import Element, ExponentElement, FloatElement, LogElement, TableElement
+from mpq.formats.element import (
+    Element,
+    ExponentElement,
+    FloatElement,
+    LogElement,
+    TableElement,
+    reach,
+)
 from mpq.formats.format import NAMED_FLOATS, Format
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
 from mpq.kernels.bits import bits_of, bits_of_integer
@@ -29,7 +36,8 @@ class Scales:
 
     Attributes:
         unit: The value of an element's 1 in each block, [blocks, 1], in the dtype in which the
-            block is computed; NaN for a block with a value that is not finite.
+            block is computed; NaN for a block with a value that is not finite. Below 0 where
+            the format has a signed scale and the block's largest magnitude lies above 0.
         inverse: 1 / unit where that is exact (powers of two); None: divide.
         stored: What is kept for each block, [blocks, 1]: values of e4m3 scales, float scales in
             their own dtype; None where the unit tells (a shared exponent, a calibrated scale).
@@ -61,7 +69,7 @@ def choose_scales(
         case FloatScale(zero_point=True):
             return _asymmetric_scales(blocks, format.element, format.scale, dtype)
         case FloatScale():
-            return _symmetric_scales(blocks, format.element, format.scale, dtype)
+            return _symmetric_scales(blocks, format, format.scale, dtype)
         case NestedScale() if above is not None:
             return _nested_scales(blocks, format.element, above, dtype)
     raise TypeError(f"{format} has no scale that is chosen for each block")
@@ -184,19 +192,31 @@ def _sum_in_pairs(blocks: Tensor) -> Tensor:
 def _stored(wanted: Tensor, scale: FloatScale) -> Tensor:
     """Scales rounded to the dtype in which they are stored, saturating."""
     dtype = SCALE_TORCH_DTYPES[scale.dtype]
-    return wanted.float().clamp_(max=torch.finfo(dtype).max).to(dtype)
+    largest = torch.finfo(dtype).max
+    return wanted.float().clamp_(-largest, largest).to(dtype)
 
 
 def _symmetric_scales(
-    blocks: Tensor, element: Element, scale: FloatScale, dtype: torch.dtype
+    blocks: Tensor, format: Format, scale: FloatScale, dtype: torch.dtype
 ) -> Scales:
+    element = format.element
     if scale.absmax is not None:
         unit = calibrated_unit(element, scale, blocks)
         return Scales(unit=unit, may_overflow=_may_overflow(unit, element, dtype))
-    peaks = largest_magnitudes(blocks)
-    stored = _stored(peaks / element.largest, scale)
+    peaks = _signed_peaks(blocks) if format.has_signed_scale else largest_magnitudes(blocks)
+    stored = _stored(peaks / reach(element), scale).add_(0.0)  # a scale that is 0 is not -0
     unit = _poisoned(stored.to(blocks.dtype), peaks)
     return Scales(unit=unit, stored=stored, may_overflow=_may_overflow(unit, element, dtype))
+
+
+def _signed_peaks(blocks: Tensor) -> Tensor:
+    """The largest magnitude in each block, below 0 if only a value above 0 has it.
+
+    So the lowest code, -2^(w-1), goes to a value of that magnitude. Source: `Q4_0` of llama.cpp,
+    whose scale is max / -8 (`quantize_row_q4_0_ref` in ggml-quants.c).
+    """
+    low, high = torch.aminmax(blocks, dim=1, keepdim=True)
+    return torch.where(high > -low, -high, -low)
 
 
 def _poisoned(unit: Tensor, peaks: Tensor) -> Tensor:
@@ -207,11 +227,11 @@ def _poisoned(unit: Tensor, peaks: Tensor) -> Tensor:
 def calibrated_unit(element: Element, scale: FloatScale, like: Tensor) -> Tensor:
     """The unit that follows from a calibrated absmax, [1, 1], in the dtype of `like`."""
     absmax = torch.full((1, 1), scale.absmax or 0.0, dtype=torch.float32, device=like.device)
-    return _stored(absmax / element.largest, scale).to(like.dtype)
+    return _stored(absmax / reach(element), scale).to(like.dtype)
 
 
 def _may_overflow(unit: Tensor, element: Element, dtype: torch.dtype) -> bool:
-    return not float(unit.amax()) * element.largest <= torch.finfo(dtype).max
+    return not float(unit.abs().amax()) * reach(element) <= torch.finfo(dtype).max
 
 
 def _asymmetric_scales(

@@ -80,7 +80,8 @@ def scale_of_one(facts: Facts, points: np.ndarray) -> torch.Tensor:
     elif facts.scale == "none":
         frame = []
     else:
-        frame = [facts.codes.largest]
+        lowest, largest = facts.codes.values[0], facts.codes.largest
+        frame = [lowest if facts.scale == "signed" else largest]
     body = length - len(frame)
     fill = np.full(-len(points) % body, points[-1])
     points = np.concatenate([points, fill]).astype(np.float32)

@@ -13,6 +13,7 @@ from tests.contracts.zoo import (
     ALL,
     FACTS,
     FLOAT,
+    FULL_RANGE,
     OTHER_RULES,
     POWER,
     STATIC,
@@ -71,6 +72,14 @@ def test_idempotent_to_the_bit_without_float_scales(text, x):
     assert_same(quantize(once, text), once, text)
 
 
+@pytest.mark.parametrize("text", FULL_RANGE)
+@given(x=matrices(20))
+@stable
+def test_idempotent_to_the_bit_where_the_lowest_code_is_a_power_of_two(text, x):
+    once = quantize(x / 2**14 if "sf16" in text else x, text)
+    assert_same(quantize(once, text), once, text)
+
+
 @pytest.mark.parametrize("text", FLOAT)
 @given(x=matrices(20))
 @stable
@@ -110,7 +119,26 @@ def test_only_codes_that_lean_to_one_side_are_not_odd():
     leaning = {text for text in ALL if text not in SYMMETRIC}
     families = ("fixed", "nf4", "int")
     assert all(text.startswith(families) for text in leaning)
-    assert {text for text in leaning if text.startswith("int")} == set(ZERO_POINT)
+    integers = {text for text in leaning if text.startswith("int")}
+    calibrated = {text for text in STATIC if text.startswith("int") and text in leaning}
+    assert integers == {*ZERO_POINT, *FULL_RANGE, *calibrated}
+
+
+@pytest.mark.parametrize("text", FULL_RANGE)
+@given(x=matrices(20, WHOLE_FLOAT32))
+@stable
+def test_a_full_range_is_odd_where_one_value_is_farthest(text, x):
+    group = FACTS[text].group
+    parts = [x] if group == "tensor" else x.split(group if isinstance(group, int) else 37, dim=-1)
+    for part in parts:
+        low, high = (
+            (part.amin(), part.amax())
+            if group == "tensor"
+            else (part.amin(-1, keepdim=True), part.amax(-1, keepdim=True))
+        )
+        alone = (low != -high).expand(part.shape)
+        flipped, straight = quantize(-part, text), quantize(part, text)
+        assert torch.equal(flipped[alone], -straight[alone]), text
 
 
 @pytest.mark.parametrize("text", ALL)
@@ -205,7 +233,8 @@ def test_an_nvfp4_block_with_a_subnormal_scale_is_the_exception():
 
 
 @pytest.mark.parametrize(
-    ("text", "digits"), [("int9", 8), ("int12", 8), ("int12-sf16", 11), ("int12a", 8)]
+    ("text", "digits"),
+    [("int9", 8), ("int12", 8), ("int12-sf16", 11), ("int12a", 8), ("int12f", 8)],
 )
 def test_integers_wider_than_the_digits_of_their_scale_are_the_exception(text, digits):
     x = normal(2000, 64)

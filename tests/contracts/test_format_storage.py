@@ -25,6 +25,7 @@ def stored_bits(facts: Facts, shape: tuple[int, ...], axis: int) -> int:
         "none": 0,
         "power": (facts.exponents[1] * 2 - 1).bit_length(),
         "float": STORAGE_BITS[facts.storage],
+        "signed": STORAGE_BITS[facts.storage],
         "range": STORAGE_BITS[facts.storage] + facts.width,
         "two-level": 8,
     }[facts.scale]

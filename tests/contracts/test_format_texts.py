@@ -27,7 +27,8 @@ def test_text_forms_are_canonical(text):
 def test_a_canonical_text_is_itself():
     renamed = {text: str(parse_format(text)) for text in TEXTS if str(parse_format(text)) != text}
     # A row along the axis is a token of an activation and a channel of a weight alike.
-    assert renamed == {"int8-token": "int8", "int4-token-sf32": "int4-sf32"}
+    same = {"int8-token": "int8", "int8f-token": "int8f", "int4-token-sf32": "int4-sf32"}
+    assert renamed == same
 
 
 def test_different_formats_have_different_texts():

@@ -8,7 +8,7 @@ STATIC = [
     "minifloat-e4m3", "minifloat-e5m2", "minifloat-e2m1", "minifloat-e3m0", "minifloat-e1m2",
     "minifloat-e8m3", "minifloat-e4m3(bias=11)", "dmf-e4m3", "dmf-e2m2", "dmf-e3m4", "dmf-e3m1",
     "fp8-e4m3", "fp8-e5m2", "fp16", "bf16",
-    "int8-tensor(absmax=3.5)",
+    "int8-tensor(absmax=3.5)", "int8f-tensor(absmax=3.5)", "int4f-tensor-sf32(absmax=0.1)",
 ]  # fmt: skip
 """Scales that do not depend on the data."""
 
@@ -27,14 +27,20 @@ FLOAT = [
 ]  # fmt: skip
 """A float for each group, with symmetric codes (NF4's table apart)."""
 
+FULL_RANGE = [
+    "int2f", "int3f", "int4f", "int8f", "int4f-g32", "int2f-g16", "int3f-g16-sf16",
+    "int5f-g64-sf32", "int8f-g32-sf32", "int8f-tensor", "int8f-token",
+]  # fmt: skip
+"""A float for each group, whose sign gives the lowest code to the farthest value."""
+
 ZERO_POINT = ["int2a", "int4a", "int4a-g64", "int8a-g32", "int3a-g16-sf16", "int4a-g16-sf32"]
 TWO_LEVEL = ["nvfp4", "nvfp4-token"]
 OTHER_RULES = ["bfp4(scale_rule=ceil)", "bfp4(scale_rule=mse)", "mxfp4(scale_rule=mse)"]
 
-ALL = [*STATIC, *POWER, *FLOAT, *ZERO_POINT, *TWO_LEVEL, "nvfp4(absmax=3.5)", *OTHER_RULES]
-
-ADAPTIVE = [*POWER, *FLOAT, *ZERO_POINT, *TWO_LEVEL, *OTHER_RULES]
+ADAPTIVE = [*POWER, *FLOAT, *FULL_RANGE, *ZERO_POINT, *TWO_LEVEL, *OTHER_RULES]
 """The scale follows the data, so a power of two passes through."""
+
+ALL = [*STATIC, *ADAPTIVE, "nvfp4(absmax=3.5)"]
 
 FACTS: dict[str, Facts] = {text: read(text) for text in ALL}
 
@@ -43,7 +49,7 @@ SYMMETRIC = [
     for text, facts in FACTS.items()
     if facts.codes.values == tuple(-value for value in reversed(facts.codes.values))
 ]
-"""Formats whose codes mirror each other: all but fixed point, zero points and NF4."""
+"""Formats whose codes mirror each other: not fixed point, full ranges, zero points and NF4."""
 
 ROWS_APART = [text for text in ALL if FACTS[text].group != "tensor" and text != "nvfp4"]
 """Formats in which no row of the other axes looks at another."""

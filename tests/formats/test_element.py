@@ -10,6 +10,7 @@ from mpq.formats.element import (
     LogElement,
     TableElement,
     has_negative_zero,
+    reach,
 )
 from mpq.formats.format import NAMED_FLOATS
 
@@ -49,6 +50,14 @@ def test_ranges():
     assert LogElement(width=8).largest == 2.0**64
     assert LogElement(width=8).min_exponent == -62
     assert LogElement(width=8, zero=False).min_exponent == -63
+
+
+def test_only_twos_complement_reaches_beyond_its_largest():
+    assert reach(IntegerElement(width=4, code="two's complement")) == 8
+    assert reach(IntegerElement(width=4)) == 7
+    assert reach(IntegerElement(width=4, code="asymmetric")) == 15
+    assert reach(FloatElement(exponent=4, mantissa=3)) == 480
+    assert reach(TableElement(name="t", values=(-2.0, 0.0, 1.0))) == 2
 
 
 def test_a_default_bias_is_no_bias():

@@ -1,6 +1,7 @@
 """Formats: bits, facts, and parts that do not go together."""
 
 import pickle
+import re
 
 import pytest
 
@@ -23,6 +24,7 @@ SIGN_MAGNITUDE = IntegerElement(width=4, code="sign-magnitude")
         ("int4", (4, 33), 4 * 33 * 4 + 4 * 16),
         ("int4-g16-sf32", (4, 33), 4 * 33 * 4 + 12 * 32),
         ("int4a-g16", (4, 33), 4 * 33 * 4 + 12 * (16 + 4)),
+        ("int4f-g16", (4, 33), 4 * 33 * 4 + 12 * 16),  # the sign lies in the scale
         ("int8-tensor", (4, 33), 4 * 33 * 8 + 16),
         ("int8-tensor(absmax=3.5)", (4, 33), 4 * 33 * 8),  # the plan holds the number
         ("nvfp4", (4, 33), 4 * 33 * 4 + 12 * 8 + 32),
@@ -56,13 +58,20 @@ def test_bits_a_value(text, bits):
 
 def test_what_looks_beyond_a_token():
     with_tensor_scale = {e for e in examples() if parse_format(e).has_tensor_scale}
-    assert with_tensor_scale == {"int8-tensor", "nvfp4"}
+    assert with_tensor_scale == {"int8-tensor", "int8f-tensor", "nvfp4"}
     assert parse_format("fp8-e4m3-tensor").has_tensor_scale
     assert parse_format("bfp8-tensor").has_tensor_scale
     assert {e for e in examples() if parse_format(e).has_2d_block} == {
         "bfp6(exponent=5,block=4x16)"
     }
     assert {e for e in examples() if parse_format(e).is_identity} == {"fp32"}
+
+
+def test_whose_scale_has_a_sign():
+    signed = {e for e in examples() if parse_format(e).has_signed_scale}
+    # A calibrated absmax has no sign, so that scale has none.
+    assert signed == {e for e in examples() if re.match(r"int\d+f", e) and "absmax" not in e}
+    assert "int8f-tensor(absmax=3.5)" in examples()
 
 
 @pytest.mark.parametrize("text", examples())

@@ -13,6 +13,7 @@ from mpq.formats.zoo import parse_format
         ("fixed8.-4", {"fixed": "fixed8.-4"}),
         ("int4-g64", {"integer": "int4"}),
         ("int4a", {"integer": "int4a"}),
+        ("int4f-g64", {"integer": "int4f"}),
         ("minifloat-e4m3(bias=9)", {"float": "e4m3"}),
         ("dmf-e4m3", {"dmf": "e4m3"}),
         ("fp8-e4m3", {}),

@@ -16,7 +16,8 @@ CANONICAL = (
     *("bfp8-tensor", "bl4(zero=false)", "bmf6-e3m2-b8", "mxint8(scale_rule=ceil)", "mxfp4-b16"),
     *("mxfp6-e3m2(block=2x32)", "mxfp5-e2m2", "nvfp4-b32", "nvfp4-token-b8", "nf4", "nf4-tensor"),
     *("fp8-e4m3-tensor(absmax=0.1)", "fp8-e5m2-g128", "fp16-token", "int4-tensor(absmax=1e-05)"),
-    *("int4(block=2x8)", "int4a-g64-sf16", "int4-tensor-sf32"),
+    *("int4(block=2x8)", "int4a-g64-sf16", "int4-tensor-sf32", "int4f-g128-sf16", "int9f"),
+    *("int4f(block=2x8)", "int8f-tensor-sf32(absmax=0.5)"),
 )
 
 
@@ -29,7 +30,8 @@ def test_canonical_texts_come_back(text):
 def test_every_example_comes_back(text):
     named = parse_format(text)
     assert parse_format(str(named)) == named
-    assert str(named) == ("int8" if text == "int8-token" else text)
+    same = {"int8-token": "int8", "int8f-token": "int8f"}
+    assert str(named) == same.get(text, text)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,9 @@ def test_a_format_that_is_built_by_hand_has_its_text():
         ("int4(exponent=5)", "does not apply to int4"),
         ("int4(scale_rule=mse)", "does not apply to int4"),
         ("int4a-tensor(absmax=3)", "fixes no zero point"),
+        ("int4fa", "is no format"),
+        ("int1f", "from 2 to 24, not 1"),
+        ("int4f-tensor(absmax=0)", "finite and above 0, not 0.0"),
         ("", "is no format"),
     ],
 )

@@ -20,11 +20,14 @@ PATHS = {"cpu": "cpu"}
 """Path -> the device on which it is tested."""
 
 FORMATS = [text for text in dict.fromkeys([*ALL, *examples()]) if text != "fp32"]
-FEW = ["bfp4", "int4-g16", "int4a-g16", "nvfp4", "minifloat-e4m3"]
+FEW = ["bfp4", "int4-g16", "int4f-g16", "int4a-g16", "nvfp4", "minifloat-e4m3"]
 """One for each kind of scale, for each of which a path may be compiled."""
 
 SHORT = [
-    *((text, torch.float16) for text in (*FEW, "bfp8", "mxint8", "int8", "int2a", "fp8-e5m2")),
+    *(
+        (text, torch.float16)
+        for text in (*FEW, "bfp8", "mxint8", "int8", "int2a", "int2f", "fp8-e5m2")
+    ),
     *((text, torch.bfloat16) for text in ("bfp4", "bfp8", "mxint8", "minifloat-e4m3", "bf16")),
 ]
 """Formats in the dtypes of 16 bits: not all, for each kind is compiled, and kinds are stages of
@@ -100,7 +103,10 @@ def test_short_floats_take_the_same_bits(path, text, dtype):
 
 @pytest.mark.parametrize(
     "text",
-    [*FEW, "int4", "int8-token", "nvfp4-token", "int8-tensor", "int8-tensor(absmax=3.5)", "log8"],
+    [
+        *(*FEW, "int4", "int8-token", "nvfp4-token", "int8-tensor", "int8-tensor(absmax=3.5)"),
+        *("log8", "int8f-tensor", "int8f-tensor(absmax=3.5)"),
+    ],
 )
 @pytest.mark.parametrize(
     "shape", [(), (1,), (16,), (129,), (1, 1), (7, 600), (600, 7), (2, 3, 64, 20), (5, 1, 33)]

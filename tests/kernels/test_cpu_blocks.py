@@ -12,7 +12,7 @@ if not has_compiler("cpu"):
 
 import numba
 
-from mpq.kernels.cpu_blocks import find_extremes, find_peaks, find_tile, ordered, spread
+from mpq.kernels.cpu_blocks import find_extremes, find_peaks, find_tile, ordered, spread, unordered
 from mpq.kernels.cpu_tiles import Room, place_of, tile_across, tile_along
 
 INF = float("inf")
@@ -52,6 +52,12 @@ def test_ordered_whole_numbers_follow_the_floats():
     def key(value):
         return ordered(value)
 
+    @numba.njit
+    def bits(key):
+        return unordered(key)
+
     values = np.array([-INF, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, INF], dtype=np.float32)
     keys = [key(value) for value in values]
     assert keys == sorted(keys)
+    back = np.array([bits(np.int32(key)) for key in keys], dtype=np.int32)
+    assert np.array_equal(back, values.view(np.int32))

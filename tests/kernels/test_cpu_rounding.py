@@ -36,7 +36,7 @@ def any_values(highest: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     "text",
     [
-        *("bfp4", "int8", "fixed8.4", "bfp24", "mxfp4", "fp8-e4m3", "dmf-e3m2", "fp16"),
+        *("bfp4", "int8", "int4f", "fixed8.4", "bfp24", "mxfp4", "fp8-e4m3", "dmf-e3m2", "fp16"),
         *("log8", "log4(zero=false)", "minifloat-e3m0", "nf4"),
     ],
 )
@@ -64,3 +64,11 @@ def test_units_divide_and_multiply_and_those_that_underflowed_leave_zeros():
     units = np.array([0.25, 2.0, 0.5, 0.0], dtype=np.float32)
     rounded(v, units, np.empty_like(v), rounding_numbers(parse_format("int4").element))
     assert v.tolist() == [0.25, 4.0, -2.0, 0.0]
+
+
+def test_a_zero_has_no_sign_under_a_unit_below_zero():
+    v = np.array([16.0, -0.3, 0.3, -0.0, 0.0, -14.0, -16.0], dtype=np.float32)
+    units = np.full_like(v, -2.0)
+    rounded(v, units, np.empty_like(v), rounding_numbers(parse_format("int4f").element))
+    assert v.tolist() == [16.0, 0.0, 0.0, 0.0, 0.0, -14.0, -14.0]
+    assert not np.signbit(v[1:5]).any()

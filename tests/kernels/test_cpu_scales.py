@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mpq.formats.element import reach
 from mpq.formats.zoo import parse_format
 from mpq.kernels import cpu_scales as scales
 from mpq.kernels.cpu_scales import float_scale_numbers, most_unit, nested_numbers, shared_numbers
@@ -51,6 +52,9 @@ def test_float_scales_are_stored_as_floats():
     named = parse_format("int8a-g32-sf16")
     found = float_scale_numbers(named.element, named.scale, torch.float32)
     assert (found.largest, found.stored.high, found.spans) == (255.0, 65504.0, True)
+    named = parse_format("int4f-g32")
+    found = float_scale_numbers(named.element, named.scale, torch.float32)
+    assert (type(found), found.lowest, found.stored.shift) == (scales.Signed, -8.0, 16)
     named = parse_format("int12a-g16-sf16")
     assert not float_scale_numbers(named.element, named.scale, torch.float32).spans
 
@@ -63,10 +67,10 @@ def test_a_nested_scale_is_an_e4m3_under_what_is_given():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("text", ["int4", "int8", "nf4", "nvfp4", "int24-g16-sf32"])
+@pytest.mark.parametrize("text", ["int4", "int4f", "int8", "nf4", "nvfp4", "int24-g16-sf32"])
 def test_the_most_unit_is_the_last_of_which_the_dtype_holds_every_multiple(text, dtype):
     element = parse_format(text).element
     unit, limit = most_unit(element, dtype), torch.finfo(dtype).max
-    assert float(unit) * element.largest <= limit
+    assert float(unit) * reach(element) <= limit
     above = np.nextafter(unit, np.float32(np.inf))
-    assert np.isinf(above) or float(above) * element.largest > limit
+    assert np.isinf(above) or float(above) * reach(element) > limit

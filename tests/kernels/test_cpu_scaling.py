@@ -50,6 +50,7 @@ def units_of(x: torch.Tensor, s, axis: int = 1) -> tuple[bool, np.ndarray, np.nd
 
 FORMATS = ["bfp4", "bl8", "mxfp4", "bfp4(scale_rule=ceil)", "bfp4(exponent=3)"]
 FORMATS += ["int4-g16", "int4-g16-sf16", "int4-g16-sf32", "int4a-g16", "int8a-g16-sf16", "nvfp4"]
+FORMATS += ["int4f-g16", "int2f-g16-sf16", "int8f-g16-sf32"]
 
 
 @pytest.mark.parametrize("text", FORMATS)
@@ -58,6 +59,7 @@ def test_units_have_the_bits_of_eager(text):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(16, 16, generator=generator) * 2.0 ** torch.arange(-8.0, 8.0)[:, None]
     x[3], x[4], x[5] = 0.0, x[4].abs() + 1, 2.0 ** torch.arange(16) / 2**10
+    x[6, :2], x[7], x[8] = torch.tensor([9.0, -9.0]), -x[4], -0.0
     above = torch.full((16, 1), 1.0)
     want = choose_scales(x, named, torch.float32, above)
     for axis, blocks in ((1, x), (0, x.T.contiguous())):
@@ -65,6 +67,7 @@ def test_units_have_the_bits_of_eager(text):
         assert is_ordinary
         units, extra = (part if axis else part.T for part in (units, extra))
         assert np.array_equal(units, want.unit.expand(16, 16).numpy())
+        assert not np.signbit(units[units == 0]).any()
         if want.zero_point is not None:
             assert np.array_equal(extra, want.zero_point.expand(16, 16).numpy())
 

@@ -91,6 +91,35 @@ def test_decoding_reads_nothing_but_what_is_stored():
     assert torch.equal(decode_blocks(twice, torch.float32), once * 2)
 
 
+def test_a_signed_scale_leaves_zeros_without_a_sign_in_any_dtype():
+    x = torch.tensor([[8.0, -0.3, 0.3, -0.0, 0.0]]).repeat(3, 1)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for axis, values in ((1, x), (0, x.T.contiguous())):
+            encoded = encode_blocks(values.to(dtype), parse_format("int4f"), axis)
+            assert (encoded.scales == -1).all()
+            for got in (
+                fake_quantize(values.to(dtype), parse_format("int4f"), axis),
+                decode_blocks(encoded, torch.float32),
+            ):
+                assert (got == 8).sum() == 3
+                assert not torch.signbit(got).any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code"),
+    # A bfloat16 holds an eighth of its own largest value; of the others' it rounds up.
+    [(torch.float32, 7), (torch.float16, 7), (torch.bfloat16, 8)],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_full_range_saturates_at_what_the_dtype_holds(dtype, code, sign):
+    largest = torch.finfo(dtype).max
+    unit = float(torch.tensor(largest / 8).bfloat16())
+    x = torch.tensor([[sign * largest, 0.0, -0.9 * sign * largest]]).to(dtype)
+    got = fake_quantize(x, parse_format("int4f"), -1)
+    want = torch.tensor([[sign * code * unit, 0.0, -sign * 7 * unit]]).to(dtype)
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("text", ["bfp4-token", "fp8-e5m2-token"])
 def test_a_zero_keeps_its_sign_where_the_dtype_holds_no_step(text):
     x = torch.tensor([[-1.0, -0.0, 0.0, 2e38]]).repeat(9, 1).T

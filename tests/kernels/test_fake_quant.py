@@ -22,6 +22,9 @@ def normal(*shape: int) -> torch.Tensor:
         ("bfp4(scale_rule=ceil)", [1.99, 0.125, 0.3], [2.0, 0.0, 0.5]),
         ("bfp2", [1.0, 0.5, -0.51], [1.0, 0.0, -1.0]),
         ("int4-sf32", [7.0, 3.5, -2.5, -0.2], [7.0, 4.0, -2.0, 0.0]),
+        ("int4f-sf32", [8.0, 3.5, -2.5, -0.2, -7.9], [8.0, 4.0, -2.0, 0.0, -7.0]),
+        ("int4f-sf32", [-8.0, 3.5, -0.0, 7.9], [-8.0, 4.0, 0.0, 7.0]),
+        ("int2f-sf32", [0.5, -1.0, 1.0, 0.25], [0.5, -1.0, 0.5, 0.0]),  # ties to even codes
         ("fixed4.1", [10.0, -10.0, 0.25, 0.75], [3.5, -4.0, 0.0, 1.0]),
         ("fixed8.-2", [9.0, 10.0, 14.0], [8.0, 8.0, 16.0]),
         ("log4", [1.45, 1.5, 3.0, 0.0, 0.1], [1.0, 2.0, 2.0, 0.0, 0.0]),
@@ -105,7 +108,7 @@ def test_a_fault_poisons_its_own_block_only(text, fault):
         clean = got  # the tensor's scale no longer covers the poisoned value
     assert torch.equal(got[~poisoned], clean[~poisoned])
     block = named.block
-    if block is None or text == "int8-tensor(absmax=3.5)":
+    if block is None or text in ("int8-tensor(absmax=3.5)", "int8f-tensor(absmax=3.5)"):
         assert int(poisoned.sum()) == 1
     elif block.rows == 0:
         assert poisoned.all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mpq.formats.element import FloatElement, IntegerElement, LogElement
+from mpq.formats.element import FloatElement, IntegerElement, LogElement, reach
 from mpq.formats.format import NAMED_FLOATS
 from mpq.formats.zoo import NF4
 from mpq.kernels.codes import codes_of, values_of
@@ -28,7 +28,7 @@ ELEMENTS = [
 
 def representable(element) -> torch.Tensor:
     values = values_of(torch.arange(2**element.width), element)
-    return values[values.abs() <= element.largest + (element == ELEMENTS[1])].unique()
+    return values[values.abs() <= reach(element)].unique()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -82,6 +82,13 @@ def test_a_table_has_other_values_below_zero():
     assert truncate_to_element(bounds, NF4, negative=True).item() == pytest.approx(
         0.69619, abs=1e-4
     )
+
+
+def test_the_lowest_code_of_twos_complement_reaches_further_than_the_largest():
+    element = IntegerElement(width=4, code="two's complement")
+    bounds = torch.tensor([100.0, 8.0, 7.9, 7.0], dtype=torch.float64)
+    assert truncate_to_element(bounds, element).tolist() == [7, 7, 7, 7]
+    assert truncate_to_element(bounds, element, negative=True).tolist() == [8, 8, 7, 7]
 
 
 def test_which_elements_float32_can_round():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,15 @@ def unit(values: list[float], text: str) -> float:
         ("int4a-sf32", [30.0, 15.0], 2.0),  # the range holds 0
         ("int4-sf16", [1e9], 65504.0),
         ("int8-tensor-sf32(absmax=127)", [3.0], 1.0),
+        ("int4f", [-8.0, 7.9], 1.0),
+        ("int4f", [-7.9, 8.0], -1.0),
+        ("int4f", [8.0, -8.0], 1.0),  # the negative one of the two has the lowest code
+        ("int4f", [3.0, 8.0], -1.0),  # all of one sign
+        ("int4f", [-3.0, -8.0], 1.0),
+        ("int2f-sf32", [3.0], -1.5),
+        ("int4f-sf16", [1e9], -65504.0),
+        ("int4f-sf16", [-1e9], 65504.0),
+        ("int4f-tensor-sf32(absmax=8)", [300.0], 1.0),  # calibrated: above 0
     ],
 )
 def test_units(text, values, expected):
@@ -50,8 +60,9 @@ def test_units(text, values, expected):
 
 
 def test_a_block_that_is_not_finite_has_no_unit():
-    for text in ("bfp4", "int4", "int4a", "bl8"):
+    for text in ("bfp4", "int4", "int4a", "int4f", "bl8"):
         assert math.isnan(unit([1.0, math.inf], text))
+        assert math.isnan(unit([1.0, -math.inf], text))
         assert math.isnan(unit([1.0, math.nan], text))
 
 
@@ -73,6 +84,21 @@ def test_an_asymmetric_scale_lets_the_codes_span_the_range():
     last = (high / scales.unit + scales.zero_point).round().clamp(0, 15)
     assert (first == 0).all()
     assert (last == 15).all()
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0], [-0.0, -0.0], [1e-9, 0.0], [-1e-9, 1e-9]])
+def test_a_signed_scale_that_is_zero_has_no_sign(values):
+    found = choose_scales(torch.tensor([values]), parse_format("int4f-sf16"), torch.float32)
+    assert found.stored.item() == 0
+    assert not found.stored.signbit()
+
+
+def test_signed_scales_are_those_of_llama_cpp():
+    # Q4_0 (ggml-quants.c): d = max / -8 of the value with the largest magnitude, stored in fp16.
+    x = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
+    farthest = np.take_along_axis(x.numpy(), np.abs(x.numpy()).argmax(1)[:, None], axis=1)
+    found = choose_scales(x, parse_format("int4f-g32-sf16"), torch.float32)
+    assert np.array_equal(found.stored.numpy(), (farthest / np.float32(-8)).astype(np.float16))
 
 
 def test_the_scale_above_block_scales():

@@ -16,8 +16,9 @@ STORAGE_BITS = {"bf16": 16, "fp16": 16, "fp32": 32, "e4m3": 8}
 class Facts:
     """One format, as plain facts.
 
-    `scale`: "none"; "float" (the maximum over the largest code); "range" (maximum less minimum,
-    with a zero point); "power" (a shared power of two); "two-level" (NVFP4).
+    `scale`: "none"; "float" (the maximum over the largest code); "signed" (what is farthest from
+    zero over the lowest code); "range" (maximum less minimum, with a zero point); "power" (a
+    shared power of two); "two-level" (NVFP4).
     `group`: what shares a scale: so many values along the axis, "row" (all of the axis),
     "tensor", or (rows, columns).
     `anchor`: the magnitude of the element that the maximum of a block is scaled onto: its largest
@@ -98,14 +99,18 @@ def _fixed(text, head, suffixes, options):
 
 
 def _int(text, head, suffixes, options):
-    asymmetric = head.endswith("a")
-    width = int(head.removesuffix("a"))
+    kind = head.lstrip("0123456789")
+    width = int(head.removesuffix(kind))
     common = {
         "group": _group(suffixes, options, "g", "row"),
         "storage": _storage(suffixes),
         "absmax": _absmax(options),
     }
-    if asymmetric:
+    if kind == "f":
+        full = sets.twos_complement(width)
+        scale = "signed" if common["absmax"] is None else "float"
+        return Facts(text, full, width, scale, anchor=-full.values[0], **common)
+    if kind == "a":
         # The codes 0 .. 2^b - 1 less the zero point; the scalar oracle shifts them.
         unsigned = sets.from_patterns(width, Fraction, signed_zero=False)
         return Facts(text, unsigned, width, "range", anchor=2.0**width - 1, **common)

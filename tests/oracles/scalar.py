@@ -87,6 +87,9 @@ def quantize_block(
         return _with_zero_point(block, facts, dtype)
     if facts.scale == "two-level":
         scale = _nvfp4_scale(maximum, tensor_maximum, facts)
+    elif facts.scale == "signed":
+        # The farthest from zero takes the lowest code; of equally far ones, those below zero do.
+        scale = stored_scale(maximum, facts) * np.float32(1 if -maximum in block else -1)
     else:
         scale = stored_scale(facts.absmax if facts.absmax is not None else maximum, facts)
     return [_scaled(value, facts, scale, dtype) for value in block]
@@ -216,4 +219,6 @@ def _product(code: float, scale: float | np.float32, dtype: np.dtype) -> float:
     """Of an exact power of two, or of a float32: rounded to float32, then to `dtype`."""
     with np.errstate(over="ignore"):
         narrow = np.float32(code) if isinstance(scale, np.float32) else code
-        return float(np.float32(narrow * scale).astype(dtype))
+        product = np.float32(narrow * scale)
+        # A code of 0 has no sign, whatever the scale's.
+        return float((product if code else np.abs(product)).astype(dtype))
