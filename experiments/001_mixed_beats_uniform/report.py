@@ -131,6 +131,8 @@ def rivals_section(result: Mapping[str, Any]) -> str:
             f"gemma_int_{tie}_2to8": "ours, 2 to 8",
         }
         free = {f"gemma_groups_{tie}": "ours, 2 to 8, group free (stored bits)"}
+        if tie == "untied":
+            free["gemma_full_untied"] = "ours, 2 to 8, full range"
         parts.append(f"### {tie}, code bits alone: one quantiser, scales unrounded\n")
         parts.append(rivals_table(result, tie, searches, UNROUNDED))
         parts.append(f"### {tie}, all stored bits: ours with bfloat16 scales\n")

@@ -24,6 +24,7 @@ CONFIGS = {
         "gemma_int_untied_2to8",
         "gemma_groups_tied",
         "gemma_groups_untied",
+        "gemma_full_untied",
     ),
 }
 """Part -> its configs, each one search."""
