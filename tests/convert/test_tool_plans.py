@@ -22,6 +22,9 @@ PLAN = Plan.of(
         "model.layers.0.mlp.down_proj.weight": "int8-g32-sf16",
         "model.layers.0.mlp.gate_proj.weight": "bfp4",
         "model.layers.0.mlp.up_proj.input": "int8",
+        "model.layers.1.self_attn.q_proj.weight": "int4f-g128",
+        "model.layers.1.mlp.gate_proj.weight": "int4f-g32-sf16",
+        "model.layers.1.mlp.up_proj.weight": "int5f-g32-sf16",
     }
 )
 BFP = {"model.layers.0.mlp.gate_proj.weight": "bfp4"}
@@ -42,7 +45,7 @@ def test_gptqmodel_gets_the_common_scheme_and_a_rule_for_each_other_layer():
     assert all(re.compile(rule[2:]) for rule in rules)
     assert BFP.items() <= found.without_equivalent.items()
     assert found.without_equivalent["model.layers.0.mlp.up_proj.weight"] == "mxfp4"
-    assert not any("q_proj" in rule for rule in rules)
+    assert not any("q_proj" in rule for rule in rules)  # of full range: sym has all codes
 
 
 def test_auto_round_gets_a_table_of_modules():
@@ -68,6 +71,8 @@ def test_llama_cpp_gets_lines_for_true_equivalents_only():
         "--token-embedding-type bf16",
         r"--tensor-type blk\.0\.ffn_up\.weight=mxfp4",
         r"--tensor-type blk\.0\.ffn_down\.weight=q8_0",
+        r"--tensor-type blk\.1\.ffn_gate\.weight=q4_0",
+        r"--tensor-type blk\.1\.ffn_up\.weight=q5_0",
     }
     left = {site for site in PLAN.formats if "attn" in site}
     assert set(found.without_equivalent) == left | BFP.keys() | INPUT.keys()
