@@ -1,8 +1,12 @@
 import re
 
+import gguf
+import numpy as np
 import pytest
+import torch
 
 from mpq.convert.tool_plans import (
+    LLAMA_CPP_INTEGERS,
     TOOLS,
     auto_round_layer_config,
     gptqmodel_dynamic,
@@ -10,6 +14,7 @@ from mpq.convert.tool_plans import (
     tool_plan,
 )
 from mpq.errors import ExportError
+from mpq.kernels.fake_quant import encode, quantize
 from mpq.plans.plan import Plan
 
 PLAN = Plan.of(
@@ -76,6 +81,24 @@ def test_llama_cpp_gets_lines_for_true_equivalents_only():
     }
     left = {site for site in PLAN.formats if "attn" in site}
     assert set(found.without_equivalent) == left | BFP.keys() | INPUT.keys()
+
+
+@pytest.mark.parametrize("text", LLAMA_CPP_INTEGERS)
+def test_llama_cpp_s_types_have_our_scales_and_our_values(text):
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) * 0.05
+    x[0, :64] = 0.0
+    x[1, 3], x[1, 9] = -0.5, 0.5
+    kind = gguf.GGMLQuantizationType[LLAMA_CPP_INTEGERS[text].upper()]
+    raw = gguf.quants.quantize(x.numpy(), kind)
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    scales = np.ascontiguousarray(raw.reshape(-1, size)[:, :2]).view(np.float16).flatten()
+    # Of -m and m, theirs takes the first, which here is ours, the negative one.
+    assert np.array_equal(encode(x, text).scales.numpy(), scales)
+    # They divide by the scale before it is stored: a code may differ, the values that it may be
+    # do not.
+    theirs = torch.from_numpy(gguf.quants.dequantize(raw, kind))
+    assert torch.equal(quantize(theirs, text), theirs)
+    assert float((quantize(x, text) != theirs).float().mean()) < 0.01
 
 
 def test_a_layer_whose_gguf_name_is_unknown_is_listed():
