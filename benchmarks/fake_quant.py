@@ -29,7 +29,7 @@ from mpq.kernels.fake_quant import quantize
 
 FORMATS = (
     *("bfp4", "bfp6", "bfp8", "bfp4-b32", "bmf8-e4m3", "bl8", "mxint8", "mxfp8-e4m3", "mxfp4"),
-    *("nvfp4", "int4", "int4-g128", "int4a-g64", "int8-tensor", "nf4-g64"),
+    *("nvfp4", "int4", "int4-g128", "int4f-g128", "int4a-g64", "int8-tensor", "nf4-g64"),
     *("fixed8.4", "log8", "minifloat-e4m3", "dmf-e4m3", "fp8-e4m3", "bf16"),
 )
 GROWN = ("bfp4", "int4-g128", "nvfp4", "log8")

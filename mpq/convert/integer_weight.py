@@ -1,7 +1,8 @@
 """A packed weight as unsigned integers, scales and zeros: the view that engines' layouts share.
 
 Codes, scales and zero points come from what is stored; nothing is rounded anew. A symmetric code
-of b bits, -(2^(b-1)-1) to 2^(b-1)-1, becomes an unsigned one by adding 2^(b-1), which is its zero.
+of b bits, -(2^(b-1)-1) to 2^(b-1)-1, becomes an unsigned one by adding 2^(b-1), which is its zero;
+so does one of full range, which reaches -2^(b-1), and whose scale may lie below 0.
 """
 
 from dataclasses import dataclass

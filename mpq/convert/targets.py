@@ -92,8 +92,8 @@ def nearest_format(named: Format, target: Target) -> Format:
     """The format itself where the target holds it, else the nearest one that it does.
 
     Of the formats with at least as many bits a value, and a code, the one with the fewest, then
-    the one whose blocks are as long, then an integer for an integer and a float for a float;
-    where none has as many bits, the widest.
+    the one whose blocks are as long, then an integer for an integer and a float for a float, of
+    full range for one of full range; where none has as many bits, the widest.
     """
     if not misfit(named, target):
         return named
@@ -169,13 +169,17 @@ def plan_faults(plan: Plan, target: Target) -> list[tuple[str, Format, str]]:
 def _offered(target: Target) -> tuple[str, ...]:
     widths = GPTQ_WIDTHS if target == "gptq" else tuple(range(2, 9))
     integers = [
-        f"int{width}{group}" for width in widths for group in ("", "-g128", "-g64", "-g32", "-g16")
+        f"int{width}{code}{group}"
+        for width in widths
+        for group in ("", "-g128", "-g64", "-g32", "-g16")
+        for code in ("", "f")
     ]
     floats = ["fp8-e4m3", "nvfp4", "mxfp4", "mxfp6-e2m3", "mxfp8-e4m3"]
     return (*integers, *(floats if target == "compressed-tensors" else ()), "bf16")
 
 
-def _differences(wanted: Format, offered: Format) -> tuple[bool, bool]:
+def _differences(wanted: Format, offered: Format) -> tuple[bool, bool, bool]:
     columns = [fmt.block.columns if fmt.block else WHOLE for fmt in (wanted, offered)]
     is_integer = [isinstance(fmt.element, IntegerElement) for fmt in (wanted, offered)]
-    return columns[0] != columns[1], is_integer[0] != is_integer[1]
+    is_signed = [fmt.has_signed_scale for fmt in (wanted, offered)]
+    return columns[0] != columns[1], is_integer[0] != is_integer[1], is_signed[0] != is_signed[1]

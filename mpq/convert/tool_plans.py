@@ -1,7 +1,9 @@
 """A plan in the words of other tools that quantise a model themselves: text and tables, no files.
 
 Only what a tool can make is said: a format is mapped where the tool has the same element, width,
-granularity and symmetry, however it stores the scale. What has no equivalent is listed.
+granularity and symmetry, however it stores the scale and which of the codes it uses: a symmetric
+integer of GPTQModel and auto-round has all 2^b codes, as `int4f`, and stands for `int4` too. What
+has no equivalent is listed.
 """
 
 import re
@@ -17,10 +19,15 @@ from mpq.formats.scale import FloatScale
 from mpq.plans.plan import Plan
 
 LLAMA_CPP_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "mxfp4": "mxfp4"}
-LLAMA_CPP_INTEGERS = {"int8-g32-sf16": "q8_0"}
-"""llama.cpp's types that are a format of mpq: q8_0 is 8-bit codes to ±127 under an fp16 scale for
-32 values (q4_0 reaches -8 and scales by the signed maximum; q4_1, q5_x and the k-quants store
-minima or nested scales, which no format of mpq has). Source: ggml-quants.c, ggml-common.h."""
+LLAMA_CPP_INTEGERS = {
+    "int4f-g32-sf16": "q4_0",
+    "int5f-g32-sf16": "q5_0",
+    "int8-g32-sf16": "q8_0",
+}
+"""llama.cpp's types that are a format of mpq, under an fp16 scale for 32 values: q8_0 is 8-bit
+codes to ±127; q4_0 and q5_0 reach -8 and -16, where the signed maximum lies. (q4_1, q5_1 and the
+k-quants store minima or nested scales, which no format of mpq has.) Source: ggml-quants.c,
+ggml-common.h."""
 
 LLAMA_CPP_OPTIONS = {
     "model.embed_tokens.weight": "--token-embedding-type ",

@@ -20,6 +20,7 @@ from mpq.kernels.triton_scaling import (
     power_units,
     powers_peaks,
     saturated,
+    scaled_back,
     units_in_float64,
 )
 
@@ -91,7 +92,7 @@ def quantize_floats(
     values = read(x, offsets(outer, inner, row, column, strides), is_there, tile.dtype)
     _, unit, peaks = float_units(values, given, line, is_block, facts)
     rounded = round_to_element(in_units(values, unit), facts.rounding)
-    result = poisoned(saturated(rounded, unit, facts.held) * unit, peaks)
+    result = poisoned(scaled_back(rounded, unit, facts.held), peaks)
     write(out, offsets(outer, inner, row, column, out_strides), is_there, result, tile.dtype)
 
 

@@ -6,7 +6,7 @@ import triton.language as tl
 from mpq.kernels.triton_codes import bounded, unpacked, values_of
 from mpq.kernels.triton_memory import number, offsets, place, read, write
 from mpq.kernels.triton_rounding import float_of
-from mpq.kernels.triton_scaling import saturated
+from mpq.kernels.triton_scaling import saturated, scaled_back
 
 
 @triton.jit
@@ -83,4 +83,4 @@ def decode_floats(
         values = found.to(tl.float32) - zeros.to(tl.float32)
     else:
         values = values_of(found, facts.single)
-    write(out, at, is_there, saturated(values, unit, facts.held) * unit, tile.dtype)
+    write(out, at, is_there, scaled_back(values, unit, facts.held), tile.dtype)

@@ -16,6 +16,7 @@ from mpq.formats.element import (
     IntegerElement,
     LogElement,
     has_negative_zero,
+    reach,
 )
 from mpq.kernels.bits import FLOAT32, FLOAT64, largest_held
 from mpq.kernels.eager import CASTS
@@ -75,8 +76,9 @@ class Held:
     Attributes:
         kind: That of the element's `Rounding`.
         bound: The largest float64 that the dtype holds.
-        threshold: What a scale times the element's largest value must pass for it to matter.
+        threshold: What a scale times the element's reach must pass for it to matter.
         largest: The element's largest value.
+        reach: The largest magnitude of its values.
         lowest_binade: The bits, in float64, of its lowest normalised power of two.
         step: A step as a share of its binade.
         positive: Of tables, the entries from zero upwards.
@@ -88,6 +90,7 @@ class Held:
     bound: float
     threshold: float
     largest: float
+    reach: float
     lowest_binade: int
     step: float
     positive: tuple[float, ...]
@@ -99,8 +102,7 @@ class Held:
 def rounding_facts(element: Element, *, wide: bool = False, bound: float = 0.0) -> Rounding:
     """How an element rounds in float64 (`wide`) or float32, below a bound of its own if not 0."""
     layout = FLOAT64 if wide else FLOAT32
-    largest = bound or min(element.largest, torch.finfo(layout.dtype).max)
-    has_lower = isinstance(element, IntegerElement) and element.code == "two's complement"
+    most = torch.finfo(layout.dtype).max
     lowest = getattr(element, "min_exponent", 0)
     digits = element.fraction if isinstance(element, FloatElement) else 0
     keeps_zero = getattr(element, "zero", True)
@@ -109,8 +111,8 @@ def rounding_facts(element: Element, *, wide: bool = False, bound: float = 0.0) 
     return Rounding(
         kind=_kind(element, wide=wide),
         wide=wide,
-        lowest=-largest - 1 if has_lower and not bound else -largest,
-        largest=largest,
+        lowest=-(bound or min(reach(element), most)),
+        largest=bound or min(element.largest, most),
         negative_zero=has_negative_zero(element),
         keeps_zero=keeps_zero,
         mantissa=layout.mantissa,
@@ -137,6 +139,7 @@ def held_facts(element: Element, dtype: torch.dtype) -> Held:
         bound=largest_held(dtype),
         threshold=torch.finfo(dtype).max,
         largest=element.largest,
+        reach=reach(element),
         lowest_binade=FLOAT64.power(getattr(element, "min_exponent", 0)),
         step=2.0**-digits,
         positive=tuple(value for value in values if value >= 0),

@@ -72,7 +72,8 @@ def _given_floats(x: Tensor, format: Format, scale: FloatScale, at: int) -> Give
         found = calibrated_unit(format.element, scale, torch.empty(0, device=x.device))
     elif in_pieces(format, x, at):
         source = "row"
-        peaks = _peaks(x, at if per_row else None, Peaks(extremes=scale.zero_point))
+        has_ends = scale.zero_point or format.has_signed_scale
+        peaks = _peaks(x, at if per_row else None, Peaks(extremes=has_ends))
         found = torch.stack(peaks, dim=1)
     facts = float_scale_facts(format.element, scale, x.dtype, source, per_row)
     return Given("asymmetric" if scale.zero_point else "floats", facts, found)

@@ -39,8 +39,6 @@ def covers(format: Format, x: Tensor, axis: int) -> bool:
     shape = tuple(x.shape)
     if x.dtype not in DTYPE_NAMES or max(shape, default=1) >= MOST_BLOCKS:
         return False
-    if format.has_signed_scale:
-        return False
     if in_pieces(format, x, axis):
         return x.numel() < MOST_BLOCKS and not _takes_least_error(format)
     rows, columns = block_size(format.block or TENSOR, shape, axis)

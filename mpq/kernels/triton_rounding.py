@@ -139,8 +139,9 @@ def _round_to_table(x, facts: tl.constexpr):
 @triton.jit
 def held_magnitude(unit, is_negative: tl.constexpr, facts: tl.constexpr):
     """The largest magnitude of an element whose product with each unit a dtype holds, float64."""
-    wide = unit.to(tl.float64)
-    bound = tl.minimum(facts.bound / tl.where(wide == 0.0, 1.0, wide), facts.largest)
+    wide = tl.abs(unit.to(tl.float64))
+    largest: tl.constexpr = facts.reach if is_negative else facts.largest
+    bound = tl.minimum(facts.bound / tl.where(wide == 0.0, 1.0, wide), largest)
     if facts.kind == "table":
         held = tl.zeros(bound.shape, tl.float64)
         if is_negative:

@@ -7,7 +7,14 @@ from typing import Literal
 
 import torch
 
-from mpq.formats.element import Element, ExponentElement, FloatElement, LogElement
+from mpq.formats.element import (
+    Element,
+    ExponentElement,
+    FloatElement,
+    IntegerElement,
+    LogElement,
+    reach,
+)
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent, StaticScale
 from mpq.kernels.bits import FLOAT32, FLOAT64, FloatBits
 from mpq.kernels.eager import CASTS, bound_in
@@ -74,7 +81,8 @@ class Stored:
     Attributes:
         dtype: What it is stored as: `bf16`, `fp16` or `fp32`.
         largest: The largest scale.
-        divisor: The element's largest value, which the block's is divided by.
+        divisor: The element's largest magnitude, which the block's is divided by.
+        is_signed: Whether it is below 0 where only a value above 0 has the largest magnitude.
         code: What a scale's bits in float32 lie above those of the next below (not of fp16).
         spans: Of asymmetric integers, whether a scale too coarse gives way to the next below.
     """
@@ -82,6 +90,7 @@ class Stored:
     dtype: str
     largest: float
     divisor: float
+    is_signed: bool
     code: int
     spans: bool
 
@@ -222,7 +231,8 @@ def stored_facts(element: Element, scale: FloatScale) -> Stored:
     return Stored(
         dtype=scale.dtype,
         largest=torch.finfo(SCALE_TORCH_DTYPES[scale.dtype]).max,
-        divisor=element.largest,
+        divisor=reach(element),
+        is_signed=isinstance(element, IntegerElement) and element.code == "two's complement",
         code=1 << FLOAT32.mantissa + 1 - SCALE_DIGITS[scale.dtype],
         spans=element.width <= SCALE_DIGITS[scale.dtype],
     )

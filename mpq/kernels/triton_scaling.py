@@ -26,7 +26,7 @@ INFINITY = tl.constexpr(0x7F800000)
 @triton.jit
 def saturated(values, unit, held: tl.constexpr):
     """Values bounded to those whose product with the unit the dtype holds."""
-    passes = tl.where(unit * held.largest <= held.threshold, 0, 1)
+    passes = tl.where(tl.abs(unit) * held.reach <= held.threshold, 0, 1)
     if tl.max(passes) > 0:
         largest = held_magnitude(unit, False, held).to(values.dtype)
         if held.negative_zero:
@@ -35,6 +35,15 @@ def saturated(values, unit, held: tl.constexpr):
             lowest = (-held_magnitude(unit, True, held)).to(values.dtype)
             values = clamp(values, lowest, largest) + 0.0
     return values
+
+
+@triton.jit
+def scaled_back(values, unit, held: tl.constexpr):
+    """Values times their unit, as far as the dtype holds them; of integers, 0 without a sign."""
+    product = saturated(values, unit, held) * unit
+    if not held.negative_zero:
+        product = product + 0.0  # 0 times a unit below 0 is -0
+    return product
 
 
 @triton.jit
@@ -66,7 +75,7 @@ def poisoned(values, peaks):
 @triton.jit
 def stored_scale(wanted, facts: tl.constexpr):
     """Scales rounded to the dtype in which they are stored, saturating."""
-    bounded = tl.minimum(wanted, facts.largest)
+    bounded = clamp(wanted, -facts.largest, facts.largest)
     if facts.dtype == "bf16":
         return round_bfloat16(bounded)
     elif facts.dtype == "fp16":
@@ -83,6 +92,13 @@ def symmetric_unit(peaks, facts: tl.constexpr):
 
 
 @triton.jit
+def signed_unit(low, high, facts: tl.constexpr):
+    """The stored float scales that give the lowest code to what lies farthest from zero."""
+    peaks = tl.where(high > -low, -high, -low)
+    return stored_scale(tl.div_rn(peaks, facts.divisor), facts) + 0.0  # 0 is not -0
+
+
+@triton.jit
 def nested_scale(peaks, above, facts: tl.constexpr, block_scale: tl.constexpr):
     """The e4m3 scales of blocks under the float32 above them."""
     magnitudes = peaks.to(tl.float32, bitcast=True)
@@ -94,8 +110,9 @@ def nested_scale(peaks, above, facts: tl.constexpr, block_scale: tl.constexpr):
 def float_units(values, given, line, is_block, facts: tl.constexpr):
     """What is stored of each block's float scale, its unit, and the bits that poison values.
 
-    `given` holds, by `facts.source`: nothing (`block`); the bits of each row's peak (`row`); the
-    unit of all (`unit`); the scale above each row's blocks (`nested`).
+    `given` holds, by `facts.source`: nothing (`block`); the bits of each row's peak (`row`), or
+    under a signed scale what `ends` reads; the unit of all (`unit`); the scale above each row's
+    blocks (`nested`).
     """
     if facts.source == "unit":
         unit = tl.load(given + line * 0, mask=is_block, other=0.0)
@@ -106,6 +123,10 @@ def float_units(values, given, line, is_block, facts: tl.constexpr):
         above = tl.load(given + line * facts.per_row, mask=is_block, other=0.0)
         stored = nested_scale(peaks, above, facts.stored, facts.block_scale)
         return stored, stored * above, peaks
+    elif facts.stored.is_signed:
+        peaks, low, high = ends(values, given, line, is_block, facts)
+        unit = signed_unit(low, high, facts.stored)
+        return unit, unit, peaks
     else:
         if facts.source == "row":
             peaks = tl.load(given + line * facts.per_row, mask=is_block, other=0)
@@ -119,7 +140,18 @@ def float_units(values, given, line, is_block, facts: tl.constexpr):
 def asymmetric_units(values, given, line, is_block, facts: tl.constexpr):
     """The stored unit of each block, its zero point, and the bits that poison values.
 
-    `given`, if asked: of each row the bits of its peak, its lowest value and its highest.
+    `given` as in `ends`.
+    """
+    peaks, low, high = ends(values, given, line, is_block, facts)
+    unit = asymmetric_unit(low, high, facts.stored, facts.rounding)
+    return unit, zero_points(low, divisor(unit), facts.rounding), peaks
+
+
+@triton.jit
+def ends(values, given, line, is_block, facts: tl.constexpr):
+    """The bits of each block's peak, its lowest value and its highest, 0 included.
+
+    `given`, if asked, holds those of each row.
     """
     if facts.source == "row":
         at = given + line * facts.per_row * 3
@@ -129,8 +161,7 @@ def asymmetric_units(values, given, line, is_block, facts: tl.constexpr):
     else:
         peaks = peak_bits(values)
         low, high = extremes(values)
-    unit = asymmetric_unit(low, high, facts.stored, facts.rounding)
-    return unit, zero_points(low, divisor(unit), facts.rounding), peaks
+    return peaks, low, high
 
 
 @triton.jit

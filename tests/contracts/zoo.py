@@ -8,7 +8,7 @@ STATIC = [
     "minifloat-e4m3", "minifloat-e5m2", "minifloat-e2m1", "minifloat-e3m0", "minifloat-e1m2",
     "minifloat-e8m3", "minifloat-e4m3(bias=11)", "dmf-e4m3", "dmf-e2m2", "dmf-e3m4", "dmf-e3m1",
     "fp8-e4m3", "fp8-e5m2", "fp16", "bf16",
-    "int8-tensor(absmax=3.5)", "int8f-tensor(absmax=3.5)", "int4f-tensor-sf32(absmax=0.1)",
+    "int8-tensor(absmax=3.5)", "int8f-tensor(absmax=3.5)", "int4f-tensor-sf32(absmax=2.5)",
 ]  # fmt: skip
 """Scales that do not depend on the data."""
 

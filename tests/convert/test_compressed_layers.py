@@ -13,6 +13,7 @@ from tests.convert.exports import packed, shuffled
 HELD = (
     *("int2-g32", "int3-g64", "int4-g128", "int5", "int6-g16", "int7", "int8", "int8-tensor"),
     *("int8a", "int8a-g32", "bfp4", "bfp8", "bfp6(block=4x16)", "mxint8", "fixed8.6", "fixed3.2"),
+    *("int2f-g32", "int3f-g64", "int4f-g128", "int5f", "int8f", "int8f-tensor", "int8f-g16"),
     *("fp8-e4m3", "fp8-e4m3-token", "fp8-e4m3-g32", "nvfp4", "mxfp4", "mxfp6-e2m3", "mxfp8-e4m3"),
 )
 
@@ -33,7 +34,7 @@ def test_the_library_dequantises_to_our_values_bit_for_bit(text):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("text", ["int4-g32", "int8a-g32", "bfp4", "fp8-e4m3-token"])
+@pytest.mark.parametrize("text", ["int4-g32", "int4f-g32", "int8a-g32", "bfp4", "fp8-e4m3-token"])
 def test_other_dtypes_hold_our_values_too(text, dtype):
     weight = packed(text, dtype=dtype)
     found = decompressed(compressed_layer(weight, dtype))

@@ -35,6 +35,9 @@ MIXED = {
     "model.layers.2.self_attn.q_proj.weight": "fixed8.6",
     "model.layers.2.self_attn.k_proj.weight": "int5-tensor",
     "model.layers.2.self_attn.v_proj.weight": "bf16",
+    "model.layers.2.self_attn.o_proj.weight": "int4f-g128",
+    "model.layers.2.mlp.gate_proj.weight": "int2f-g32",
+    "model.layers.2.mlp.up_proj.weight": "int8f",
 }
 
 

@@ -17,9 +17,11 @@ def found(text, **options):
 
 
 @pytest.mark.parametrize("groups", ["static", "stale", "exact"])
-@pytest.mark.parametrize("text", ["int4-g16", "bfp4", "nvfp4", "int4", "int8-tensor", "log8"])
+@pytest.mark.parametrize(
+    "text", ["int4-g16", "int4f-g16", "bfp4", "nvfp4", "int4", "int8-tensor", "log8"]
+)
 def test_the_order_is_stored_where_groups_lie_in_it(text, groups):
-    has_groups = text in {"int4-g16", "bfp4", "nvfp4"}
+    has_groups = text in {"int4-g16", "int4f-g16", "bfp4", "nvfp4"}
     result, reason = found(text, act_order=True, groups=groups)
     assert not reason
     assert len(result.grids) == (3 if has_groups else 1)

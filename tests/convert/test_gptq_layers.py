@@ -8,7 +8,8 @@ from tests.convert.exports import packed, shuffled
 
 HELD = (
     *("int2-g32", "int3-g64", "int4-g128", "int8", "int4-tensor", "int2a-g32", "int3a-g32"),
-    *("int4a", "int8a-g16", "bfp3", "bfp4", "mxint8", "fixed8.6", "int4-g32-sf16"),
+    *("int4a", "int8a-g16", "bfp3", "bfp4", "mxint8", "fixed8.6", "int4-g32-sf16", "int2f-g32"),
+    *("int3f-g64", "int4f-g128", "int4f", "int8f", "int4f-g32-sf16"),
 )
 
 
@@ -63,6 +64,7 @@ def test_an_act_order_stands_in_g_idx():
     ("text", "scheme"),
     [
         ("int4-g32", {"bits": 4, "group_size": 32, "sym": True, "desc_act": False}),
+        ("int4f-g32", {"bits": 4, "group_size": 32, "sym": True, "desc_act": False}),
         ("int3a", {"bits": 3, "group_size": -1, "sym": False, "desc_act": False}),
         ("bfp8", {"bits": 8, "group_size": 16, "sym": True, "desc_act": False}),
     ],

@@ -62,6 +62,17 @@ def test_the_search_tries_the_rule_first_and_powers_of_two_for_exponents():
     assert max(tried_shares(parse_format("nvfp4"))) == 1.5
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_range_is_shrunk_past_an_outlier_on_the_side_of_the_sign(sign):
+    row = torch.full((1, 64), 0.1)
+    row[0, 0] = 0.26
+    (plain,) = choose_grids(row * sign, parse_format("int2f"), row.dtype)
+    (searched,) = choose_grids(row * sign, parse_format("int2f"), row.dtype, is_searched=True)
+    # -2 steps reach 0.26 and -1 of them 0.13, 0.03 beyond the others; near 0.1 they are exact.
+    assert float(plain.unit) == pytest.approx(-0.13 * sign, rel=4e-3)
+    assert float(searched.unit) == pytest.approx(-0.1 * sign, rel=4e-2)
+
+
 def test_a_range_is_shrunk_past_an_outlier():
     row = torch.full((1, 64), 0.1)
     row[0, 0] = 0.26

@@ -9,7 +9,8 @@ from tests.convert.exports import packed, shuffled
 FORMATS = (
     *("int4-g32", "int8", "int3-g64", "int2-tensor", "int4a-g32", "int8a", "int5", "int7a-g16"),
     *("bfp4", "bfp8-b32", "bfp6(block=4x16)", "mxint8", "fixed8.6", "fixed4.5"),
-    *("int8-tensor(absmax=0.5)", "int4-g32-sf16", "int4-g32-sf32", "int6-g48"),
+    *("int8-tensor(absmax=0.5)", "int4-g32-sf16", "int4-g32-sf32", "int6-g48", "int4f-g32"),
+    *("int2f", "int8f-g16", "int3f-tensor"),
 )
 
 
@@ -49,6 +50,14 @@ def test_symmetric_codes_are_offset_by_half_their_range():
     assert found.zeros is None
     assert set(found.zeros_in_full.unique().tolist()) == {8}
     assert (int(found.codes.min()), int(found.codes.max())) == (1, 15)
+
+
+def test_codes_of_full_range_are_all_there_and_scales_of_either_sign():
+    found = integer_weight(packed("int4f-g32"))
+    assert found.zeros is None
+    assert set(found.zeros_in_full.unique().tolist()) == {8}
+    assert set(found.codes.unique().tolist()) == set(range(16))
+    assert set(found.scales.sign().unique().tolist()) == {-1, 1}
 
 
 @pytest.mark.parametrize(("text", "size"), [("int4-g32", 32), ("int8", 0), ("int4-g256", 0)])

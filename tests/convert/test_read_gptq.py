@@ -18,6 +18,7 @@ SITES = {
     "c.weight": packed("int2-g16"),
     "d.weight": packed("int8", axis=0, rows=64, columns=32),
     "e.weight": packed("int4-g32"),
+    "f.weight": packed("int4f-g32"),
 }
 DENSE = [("norm.weight", torch.ones(8)), ("a.bias", torch.zeros(32))]
 

@@ -125,7 +125,9 @@ def test_searched_grids_lose_less_at_few_bits():
     assert searched.rtn_loss == plain.rtn_loss  # the plain rule's, whatever is searched
 
 
-@pytest.mark.parametrize("text", ["int4-g16", "bfp4", "nvfp4", "nf4", "int4a-g16", "fp8-e4m3"])
+@pytest.mark.parametrize(
+    "text", ["int4-g16", "int4f-g16", "bfp4", "nvfp4", "nf4", "int4a-g16", "fp8-e4m3"]
+)
 @pytest.mark.parametrize("act_order", [False, True])
 def test_dead_columns_keep_their_nearest_values(text, act_order):
     dead = [0, 17, 18, 37]

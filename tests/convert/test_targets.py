@@ -30,6 +30,10 @@ def test_the_nearest_format_fits_and_has_as_many_bits(text, target):
         ("nf4-g64", "compressed-tensors", "int4-g64"),
         ("int4-g128", "compressed-tensors", "int4-g128"),
         ("int4a-g128", "compressed-tensors", "int4-g64"),
+        ("int4f-g128", "compressed-tensors", "int4f-g128"),
+        ("int4f-g128-sf16", "gptq", "int4f-g128-sf16"),
+        ("int5f-g48", "gptq", "int8f"),
+        ("int4f-g48", "gptq", "int4f-g32"),
         ("log8", "compressed-tensors", "fp8-e4m3"),
         ("mxfp8-e5m2", "compressed-tensors", "mxfp8-e4m3"),
         ("int5", "gptq", "int8"),
@@ -47,6 +51,7 @@ def test_the_nearest_format_is_the_one_that_a_reader_expects(text, target, near)
     ("text", "kind"),
     [
         ("int4-g128", "integer"),
+        ("int4f-g128", "integer"),
         ("bfp6", "integer"),
         ("fixed8.4", "integer"),
         ("mxint8", "integer"),

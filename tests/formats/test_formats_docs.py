@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpq.formats.element import FloatElement, IntegerElement, LogElement
+from mpq.formats.element import FloatElement, IntegerElement, LogElement, reach
 from mpq.formats.format import Format
 from mpq.formats.scale import StaticScale
 from mpq.formats.zoo import FAMILIES, parse_format
@@ -17,7 +17,8 @@ from mpq.kernels.fake_quant import quantize
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 LISTED = (
-    *("fixed8.4", "int8-tensor", "int8-token", "int4-g128", "int4a-g64", "log8", "log4"),
+    *("fixed8.4", "int8-tensor", "int8-token", "int4-g128", "int4f-g128", "int2-g128"),
+    *("int2f-g128", "int4a-g64", "log8", "log4"),
     *("minifloat-e4m3", "minifloat-e2m1", "dmf-e4m3", "bfp8", "bfp6", "bfp4", "bfp4-b32", "bfp2"),
     *("bmf8-e4m3", "bmf4-e2m1", "bl8", "bl4", "mxint8", "mxfp8-e4m3", "mxfp8-e5m2"),
     *("mxfp6-e2m3", "mxfp6-e3m2", "mxfp4", "nvfp4", "nf4-g64", "fp8-e4m3", "fp8-e5m2"),
@@ -65,7 +66,7 @@ def rows() -> list[str]:
         unit = 1.0
         if isinstance(named.scale, StaticScale):
             unit = 2.0**-named.scale.fraction
-        low, high = smallest(named) * unit, named.element.largest * unit
+        low, high = smallest(named) * unit, reach(named.element) * unit
         block = "none" if named.block is None else f"{named.block.count(SHAPE):,}"
         bits = named.bits(SHAPE) / (SHAPE[0] * SHAPE[1])
         lines.append(

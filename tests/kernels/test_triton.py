@@ -37,12 +37,14 @@ MORE = [
     ),
     *("fixed8.-100", "fixed4.126", "minifloat-e8m10", "log9(bias=140)", "nf4-tensor(absmax=2.5)"),
     *("fp8-e4m3-tensor(absmax=1000.0)", "nvfp4-token-b7", "minifloat-e5m10-g16"),
+    *("int4f(block=3x8)", "int4f-g1", "int24f-g16-sf32", "int12f-g16"),
 ]
 """Corners that only the kernels have: tiles of two axes, whole tensors, float64, every scale."""
 
 FORMATS = sorted({*ALL, *examples(), *MORE})
 
 FEW = ["bfp4", "bl4(zero=false)", "int4-g16", "int4a", "nvfp4", "nf4", "int8-tensor", "fixed8.4"]
+FEW += ["int4f-g16"]
 """One format for each way through the launches."""
 
 
@@ -112,7 +114,11 @@ def test_strides_do_not_show(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["int4", "int4a", "bfp4-token", "nvfp4-token", "int8-tensor", "int4a-tensor", "nf4"]
+    "text",
+    [
+        *("int4", "int4a", "bfp4-token", "nvfp4-token", "int8-tensor", "int4a-tensor", "nf4"),
+        *("int4f", "int8f-tensor"),
+    ],
 )
 def test_rows_longer_than_a_program_holds_take_two_passes(text, monkeypatch):
     monkeypatch.setattr(triton_tiles, "TILE", 128)

@@ -24,6 +24,7 @@ CASES = [
     *("int4/float32/-1", "int4-g64-sf16/bfloat16/0", "int8-tensor(absmax=2.0)/float16/-1"),
     *("nf4-g64/float32/-1", "fp8-e4m3-tensor/bfloat16/-1", "int4a-g64/bfloat16/-1"),
     *("int4a-tensor/float32/-1", "int8a-g32-sf16/float32/-1", "nvfp4/bfloat16/-1"),
+    *("int4f-g64/bfloat16/-1", "int8f-tensor/float32/-1"),
 ]
 """Each kind of element under each kind of scale, each dtype, each way to a scale."""
 
@@ -32,6 +33,7 @@ CODES = [
     *("bfp5/bfloat16/0", "bl8/float32/-1", "mxfp8-e5m2/float16/-1", "bfp4(exponent=5)/float32/0"),
     *("bfp4(scale_rule=mse)/float32/-1", "int4-g64-sf16/bfloat16/0", "nf4-g64/float32/-1"),
     *("int8-tensor(absmax=2.0)/float16/-1", "int5a-g64/bfloat16/-1", "nvfp4/bfloat16/-1"),
+    "int4f-g64-sf16/float32/-1",
 ]
 """The same, but for kernels that encode and decode."""
 

@@ -43,6 +43,8 @@ def test_twos_complement_reaches_one_lower_unless_bounded():
     element = IntegerElement(width=4, code="two's complement")
     assert rounding_facts(element).lowest == -8.0
     assert rounding_facts(element, bound=5.0).lowest == -5.0
+    held = held_facts(element, torch.float16)
+    assert (held.largest, held.reach) == (7.0, 8.0)
 
 
 def test_a_log_without_zero_keeps_none():

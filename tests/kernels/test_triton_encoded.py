@@ -85,7 +85,7 @@ def test_strides_do_not_show(text):
     "text",
     [
         *("int4", "int4a", "bfp4-token", "nvfp4-token", "int8-tensor", "int4a-tensor", "nf4"),
-        *("bfp4-tensor", "int5a", "bfp4-token(exponent=5)"),
+        *("bfp4-tensor", "int5a", "bfp4-token(exponent=5)", "int4f", "int8f-tensor"),
     ],
 )
 def test_rows_longer_than_a_program_holds_share_what_is_stored_once(text, monkeypatch):

@@ -12,7 +12,7 @@ from tests.kernels.test_triton import DEVICE, pytestmark  # noqa: F401
     ("text", "kind"),
     [
         *(("fixed8.4", "alone"), ("bf16", "alone"), ("bfp4", "powers"), ("int4-g16", "floats")),
-        *(("int4a", "asymmetric"), ("nvfp4", "floats"), ("nf4", "floats")),
+        *(("int4a", "asymmetric"), ("int4f", "floats"), ("nvfp4", "floats"), ("nf4", "floats")),
     ],
 )
 def test_the_kind_of_scale_names_the_kernel(text, kind):
@@ -30,6 +30,8 @@ def test_what_is_found_beside_it():
     peak = given(x, parse_format("int8-tensor"), 1).found
     assert peak.view(torch.float32).tolist() == [[6.0]]
     ends = given(x, parse_format("int4a-tensor"), 1).found
+    assert ends.view(torch.float32).tolist() == [[6.0, -6.0, 2.0]]
+    ends = given(x, parse_format("int8f-tensor"), 1).found
     assert ends.view(torch.float32).tolist() == [[6.0, -6.0, 2.0]]
     exact = [float(torch.tensor(value) / 2688.0) for value in (3.0, 6.0)]
     assert given(x, parse_format("nvfp4-token"), 1).found.tolist() == exact

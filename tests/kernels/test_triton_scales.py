@@ -53,6 +53,10 @@ def test_stored_scales(text, largest, code):
     named = parse_format(text)
     facts = stored_facts(named.element, named.scale)
     assert (facts.largest, facts.divisor, facts.code) == (largest, 7.0, code)
+    assert not facts.is_signed
+    full = parse_format(text.replace("int4", "int4f"))
+    facts = stored_facts(full.element, full.scale)
+    assert (facts.largest, facts.divisor, facts.is_signed) == (largest, 8.0, True)
 
 
 def test_a_nested_scale_has_the_divisor_of_its_element():
