@@ -5,7 +5,7 @@
 Models are Llamas of random weights in bfloat16 files, converted to int4-g128 by GPTQ, each in a
 process of its own. `peak` is the largest private (anonymous) memory above that before the model
 was opened; pages of the files that are mapped and can be taken back by the system do not count,
-and stand beside it under `mapped`. Linux only: it reads /proc/self/status.
+and stand beside it under `mapped`. Linux only.
 """
 
 import argparse
@@ -13,14 +13,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from machine import description
+from private_memory import memory, peak_memory
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mpq.convert.block import WalkOptions
@@ -99,33 +96,6 @@ def measured(folder: str, tokens: int) -> dict[str, int]:
         "peak": peak["RssAnon"] - before["RssAnon"],
         "mapped": peak["RssFile"] - before["RssFile"],
     }
-
-
-def memory() -> dict[str, int]:
-    """Private and mapped bytes of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    found = dict(line.split(":", 1) for line in lines)
-    return {name: int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
-
-
-@contextmanager
-def peak_memory() -> Iterator[dict[str, int]]:
-    """A context that gives the largest of both, looked at every few milliseconds."""
-    peak, is_done = memory(), threading.Event()
-
-    def look() -> None:
-        while not is_done.is_set():
-            for name, value in memory().items():
-                peak[name] = max(peak[name], value)
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        is_done.set()
-        watcher.join()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ the path that MPQ_KERNEL or the device chooses. A call stands between a clone an
 `x clone` and `x eager` are the medians of the ratios of neighbours, so that a busy machine
 disturbs both alike. All times are on the clock, the least of the repeats. GB/s counts one read and
 one write of the tensor. Then, where they are importable, the same tensor by microxcaling (`mx`),
-qtorch, torchao and gfloat, in the formats that they share; and nanoseconds a value over sizes of
-2^16 to 2^28 values.
+qtorch, torchao and gfloat, in the formats that they share; decoding the packed tensor, beside a
+clone of the result and eager's decoding (with `--only-decoding`, nothing else); and nanoseconds a
+value over sizes of 2^16 to 2^28 values.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from torch import Tensor
 
 from mpq.formats.zoo import parse_format
 from mpq.kernels import eager
+from mpq.kernels import encoded as eager_codes
 from mpq.kernels.choice import choose
-from mpq.kernels.fake_quant import quantize
+from mpq.kernels.fake_quant import decode, encode, quantize
 
 FORMATS = (
     *("bfp4", "bfp6", "bfp8", "bfp4-b32", "bmf8-e4m3", "bl8", "mxint8", "mxfp8-e4m3", "mxfp4"),
@@ -47,19 +49,35 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--powers", type=int, nargs="*", default=(16, 20, 24, 28))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only-decoding", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.size, arguments.size, generator=generator).to(arguments.device)
     print(f"{description()}\n{arguments.device}, {arguments.size}x{arguments.size}")
-    print(f"{'format':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ms':>8}{'GB/s':>8}", end="")
-    print(f"{'x clone':>9}{'x eager':>9}{'small us':>10}")
-    for text in arguments.formats:
+    if not arguments.only_decoding:
+        print(f"{'format':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ms':>8}{'GB/s':>8}", end="")
+        print(f"{'x clone':>9}{'x eager':>9}{'small us':>10}")
+        print_each(print_row, arguments.formats, x, arguments.repeats)
+        print_rivals(x, arguments.repeats)
+    print(f"\n{'decoding':<16}{'dtype':<10}{'axis':<6}{'path':<8}{'ns a value':>11}", end="")
+    print(f"{'x clone':>9}{'x eager':>9}")
+    print_each(print_decoding, arguments.formats, x, arguments.repeats)
+    if not arguments.only_decoding:
+        print_growth(arguments.powers, arguments.device, arguments.repeats)
+
+
+def print_each(
+    printed: Callable[[str, Tensor, int, str, int], None],
+    formats: Sequence[str],
+    x: Tensor,
+    repeats: int,
+) -> None:
+    """A row for each format, dtype and axis."""
+    for text in formats:
         for name, dtype in DTYPES.items():
             for axis in (-1, 0):
-                print_row(text, x.to(dtype), axis, name, arguments.repeats)
-    print_rivals(x, arguments.repeats)
-    print_growth(arguments.powers, arguments.device, arguments.repeats)
+                printed(text, x.to(dtype), axis, name, repeats)
 
 
 def print_row(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None:
@@ -81,6 +99,25 @@ def print_row(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None
         f"{best * 1e3:>8.1f}{2 * x.nbytes / best / 1e9:>8.1f}"
         f"{statistics.median(clones):>9.2f}{statistics.median(eagers):>9.2f}"
         f"{min(little) * 1e6:>10.0f}"
+    )
+
+
+def print_decoding(text: str, x: Tensor, axis: int, dtype: str, repeats: int) -> None:
+    """One format, dtype and axis of what is decoded."""
+    encoded = encode(x, text, axis)
+    decode(encoded)  # what is compiled on first use is compiled here
+    own, clones, eagers = [], [], []
+    for _ in range(repeats):
+        clone = seconds(x.clone)
+        own.append(seconds(lambda: decode(encoded)))
+        clones.append(own[-1] / clone)
+        eagers.append(own[-1] / seconds(lambda: eager_codes.decode_blocks(encoded, x.dtype)))
+    path = choose(x, encoded.format, axis, "decode")
+    print(
+        f"{text:<16}{dtype:<10}{'last' if axis else 'first':<6}{path:<8}"
+        f"{min(own) / x.numel() * 1e9:>11.2f}{statistics.median(clones):>9.2f}"
+        f"{statistics.median(eagers):>9.3f}",
+        flush=True,
     )
 
 

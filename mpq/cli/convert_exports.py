@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpq.cli.convert_writing import CONFIG, REPORT, TABLE
 from mpq.errors import ExportError
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mpq.convert.conversion import Conversion
+    from mpq.convert.streams import Progress
     from mpq.modeling.checkpoint import Checkpoint
     from mpq.modeling.packed import PackedWeight
     from mpq.modeling.sites import Place
     from mpq.plans.plan import Plan
+
+    Count = Callable[[int, int], None]
+    """Told how many tensors are done, and how many there are."""
+
+Read = TypeVar("Read")
 
 EXPORTS = ("compressed-tensors", "gptq")
 TOOL_PLANS = "tool_plans"
@@ -111,26 +118,35 @@ def export_all(folder: Path, names: Sequence[str], tables: Mapping[str, str]) ->
         ExportError: A target cannot hold a tensor, or gives other values than were written.
         CheckpointError: The checkpoint is not whole.
     """
+    from mpq.cli.profile_inputs import shown_progress
     from mpq.modeling.checkpoint import open_checkpoint
 
     if not names:
         return
     checkpoint = open_checkpoint(folder)
-    for name in names:
-        out = folder / name
-        if not (out / CONFIG).is_file():
-            shutil.rmtree(out, ignore_errors=True)
-            _write(name, out, checkpoint, tables)
-        _copy_companions(checkpoint, out)
-        try:
-            _verify(name, out, checkpoint, tables)
-        except ExportError:
-            # What reads back otherwise must not be loaded by anybody.
-            (out / CONFIG).unlink(missing_ok=True)
-            raise
+    with shown_progress() as progress:
+        for name in names:
+            _export(name, folder / name, checkpoint, tables, progress)
 
 
-def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str]) -> None:
+def _export(
+    name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str], progress: Progress
+) -> None:
+    if not (out / CONFIG).is_file():
+        shutil.rmtree(out, ignore_errors=True)
+        _write(name, out, checkpoint, tables, partial(progress, f"{name}: written"))
+    _copy_companions(checkpoint, out)
+    try:
+        _verify(name, out, checkpoint, tables, partial(progress, f"{name}: read back"))
+    except ExportError:
+        # What reads back otherwise must not be loaded by anybody.
+        (out / CONFIG).unlink(missing_ok=True)
+        raise
+
+
+def _write(
+    name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str], count: Count
+) -> None:
     from mpq.convert.export_compressed_tensors import export_compressed_tensors
     from mpq.convert.export_gptq import export_gptq
 
@@ -139,7 +155,7 @@ def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, st
             f"{name} has no place for biases that layers without one were given "
             f"({checkpoint.biases_added[0]}, …): convert without --bias-correction to export"
         )
-    packed, dense, config = _packed(checkpoint), _dense(checkpoint), checkpoint.config
+    (packed, dense), config = _tensors(checkpoint, count), checkpoint.config
     if name == "gptq":
         export_gptq(out, packed, dense, config, tables=tables)
         return
@@ -148,20 +164,32 @@ def _write(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, st
     export_compressed_tensors(out, packed, dense, config, inputs=inputs, tables=tables)
 
 
-def _verify(name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str]) -> None:
+def _verify(
+    name: str, out: Path, checkpoint: Checkpoint, tables: Mapping[str, str], count: Count
+) -> None:
     from mpq.convert.read_compressed_tensors import verify_compressed_tensors
     from mpq.convert.read_gptq import verify_gptq
 
     verify = verify_gptq if name == "gptq" else verify_compressed_tensors
-    verify(out, _packed(checkpoint), _dense(checkpoint), tables=tables)
+    packed, dense = _tensors(checkpoint, count)
+    verify(out, packed, dense, tables=tables)
 
 
-def _packed(checkpoint: Checkpoint) -> Iterator[tuple[str, PackedWeight]]:
-    return ((site, checkpoint.packed(site)) for site in checkpoint.sites)
+def _tensors(
+    checkpoint: Checkpoint, count: Count
+) -> tuple[Iterator[tuple[str, PackedWeight]], Iterator[tuple[str, Tensor]]]:
+    """The packed weights, then all others, to be taken in that order; each is counted."""
+    sites, names = checkpoint.sites, checkpoint.dense_names
+    packed = _counted(sites, checkpoint.packed, 0, len(sites) + len(names), count)
+    return packed, _counted(names, checkpoint.dense, len(sites), len(sites) + len(names), count)
 
 
-def _dense(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    return ((name, checkpoint.dense(name)) for name in checkpoint.dense_names)
+def _counted(
+    names: Sequence[str], read: Callable[[str], Read], before: int, total: int, count: Count
+) -> Iterator[tuple[str, Read]]:
+    for number, name in enumerate(names, before):
+        yield name, read(name)
+        count(number + 1, total)
 
 
 def _copy_companions(checkpoint: Checkpoint, out: Path) -> None:

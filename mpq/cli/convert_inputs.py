@@ -152,6 +152,7 @@ def _generated(
 ) -> tuple[Tensor, str]:
     """Windows that the model writes; they are kept, since writing them takes long."""
     from mpq.cli.convert_writing import kept_windows
+    from mpq.cli.profile_inputs import shown_progress
     from mpq.data.draw import sha256
     from mpq.modeling.generation import generate_windows
 
@@ -161,11 +162,14 @@ def _generated(
     made_by = {"model": loaded.fingerprint, "window": window, "tokens": args.tokens,
                "seed": args.seed}  # fmt: skip
     count = args.tokens // window
-    tokens = kept_windows(
-        args.out,
-        made_by,
-        lambda: generate_windows(loaded.model, loaded.tokenizer, count, window, seed=args.seed),
-    )
+
+    def write() -> Tensor:
+        with shown_progress() as progress:
+            return generate_windows(
+                loaded.model, loaded.tokenizer, count, window, seed=args.seed, progress=progress
+            )
+
+    tokens = kept_windows(args.out, made_by, write)
     return tokens, sha256(tokens)
 
 

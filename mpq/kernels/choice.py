@@ -1,9 +1,9 @@
 """Which path a tensor takes: eager torch, compiled loops on the CPU, or Triton on CUDA.
 
 Every path gives the same bits, so the choice is one of speed. A path is a module of this room,
-imported on first use, for each of two tasks. One that fake-quantises has two functions,
-`covers(format, x, axis)` and `fake_quantize(x, format, axis)`; one that codes has `covers` too,
-`encode_blocks(x, format, axis)` and `decode_blocks(encoded, dtype)`.
+imported on first use, for each of three tasks. Each has `covers(format, x, axis)`, and what does
+the task: `fake_quantize(x, format, axis)`, `encode_blocks(x, format, axis)` or
+`decode_blocks(encoded, dtype)`.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from mpq.errors import FormatError
 from mpq.formats.format import Format
 from mpq.kernels.encoded import Encoded
 
-Task = Literal["quantize", "code"]
+Task = Literal["quantize", "encode", "decode"]
 
 VARIABLE = "MPQ_KERNEL"
 PATHS = ("eager", "cpu", "triton")
@@ -29,9 +29,11 @@ COMPILERS = {"cpu": "numba", "triton": "triton"}
 
 MODULES: dict[Task, dict[str, str]] = {
     "quantize": {"eager": "eager", "cpu": "cpu", "triton": "triton"},
-    "code": {"eager": "encoded", "triton": "triton_encoded"},
+    "encode": {"eager": "encoded", "triton": "triton_encoded"},
+    "decode": {"eager": "encoded", "cpu": "cpu_encoded", "triton": "triton_encoded"},
 }
-"""The module of each path. Codes are written and read seldom: on a CPU eager does."""
+"""The module of each path. Codes are written once, and so on a CPU by eager; a model whose weights
+stay packed reads them again and again."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +52,15 @@ class Quantizer(Path, Protocol):
         """The values of the tensor in the format."""
 
 
-class Coder(Path, Protocol):
-    """What a module that encodes and decodes has."""
+class Encoder(Path, Protocol):
+    """What a module that encodes has."""
 
     def encode_blocks(self, x: Tensor, format: Format, axis: int) -> Encoded:
         """The packed codes and scales of the tensor."""
+
+
+class Decoder(Path, Protocol):
+    """What a module that decodes has."""
 
     def decode_blocks(self, encoded: Encoded, dtype: torch.dtype) -> Tensor:
         """The values that were encoded, in the dtype."""
@@ -76,7 +82,7 @@ def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
     Raises:
         FormatError: MPQ_KERNEL names no path, or one that cannot take this tensor.
     """
-    path = cast(Coder, _module(choose(x, format, axis, "code"), "code"))
+    path = cast(Encoder, _module(choose(x, format, axis, "encode"), "encode"))
     return path.encode_blocks(x, format, axis)
 
 
@@ -89,7 +95,8 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     # What stands in for the values takes no memory, and is float64 where either dtype is.
     wider = torch.promote_types(encoded.dtype, dtype)
     values = encoded.codes.new_empty((), dtype=wider).expand(encoded.shape)
-    path = cast(Coder, _module(choose(values, encoded.format, encoded.axis, "code"), "code"))
+    chosen = choose(values, encoded.format, encoded.axis, "decode")
+    path = cast(Decoder, _module(chosen, "decode"))
     return path.decode_blocks(encoded, dtype)
 
 
@@ -147,7 +154,7 @@ def has_compiler(path: str) -> bool:
     fault = compiler_fault(path)
     if fault:
         _log.warning(
-            "fake quantisation runs in eager torch, several times slower: %s %s",
+            "fake quantisation and decoding run in eager torch, many times slower: %s %s",
             COMPILERS[path],
             fault,
         )
@@ -160,9 +167,7 @@ def _require_possible(asked: str, x: Tensor, format: Format, axis: int, task: Ta
     if asked == "eager":
         return
     if asked not in MODULES[task]:
-        raise FormatError(
-            f"{VARIABLE}={asked} neither encodes nor decodes: unset {VARIABLE}, and eager does"
-        )
+        raise FormatError(f"{VARIABLE}={asked} does not {task}: unset {VARIABLE}, and eager does")
     device = x.device.type
     is_interpreted = asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if path_of_device(device) != asked and not (is_interpreted and device == "cpu"):
@@ -189,6 +194,6 @@ def _require_possible(asked: str, x: Tensor, format: Format, axis: int, task: Ta
         )
 
 
-@lru_cache(maxsize=2 * len(PATHS))
+@lru_cache(maxsize=3 * len(PATHS))
 def _module(path: str, task: Task) -> Path:
     return cast(Path, importlib.import_module(f"mpq.kernels.{MODULES[task][path]}"))

@@ -8,8 +8,6 @@ those of `mpq.kernels.eager`.
 
 import dataclasses
 import math
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from mpq.kernels.cpu_scales import (
     nested_numbers,
     shared_numbers,
 )
+from mpq.kernels.cpu_threads import STORED, in_shares, seen
 from mpq.kernels.cpu_tiles import (
     LARGEST_BLOCK,
     TILE,
@@ -44,14 +43,8 @@ from mpq.kernels.cpu_tiles import (
 from mpq.kernels.rounding import fits_float32
 from mpq.kernels.scaling import choose_scales, scale_above
 
-SHARE = 1 << 17
-"""The fewest values for which a further thread is started."""
-
 FEW = 8
 """Eager takes single tiles while they are fewer than one in so many; else it takes the tensor."""
-
-STORED = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.int16}
-"""How the loops see a dtype: its values, or the bits of its values."""
 
 
 def covers(format: Format, x: Tensor, axis: int) -> bool:
@@ -159,26 +152,13 @@ def _quantize_tiles(x: Tensor, out: Tensor, place: Place, numbers: Numbers) -> N
     from mpq.kernels.cpu_loops import quantize_tiles
 
     left = np.zeros(place.tiles, dtype=np.uint8)
-    seen = (_loops_see(x), _loops_see(out), left, place)
-    shares = max(1, min(torch.get_num_threads(), place.tiles, x.numel() // SHARE))
-    bounds = [place.tiles * share // shares for share in range(shares + 1)]
+    tensors = (seen(x), seen(out), left, place)
 
-    def take(share: int) -> None:
-        quantize_tiles(*seen, Room.of(place), numbers, (bounds[share], bounds[share + 1]))
+    def take(reach: tuple[int, int]) -> None:
+        quantize_tiles(*tensors, Room.of(place), numbers, reach)
 
-    with ThreadPoolExecutor(shares) as threads:
-        others = [threads.submit(take, share) for share in range(1, shares)]
-        take(0)
-        for other in others:
-            other.result()  # raises what the share raised: its tiles were not written
+    in_shares(place.tiles, x.numel(), take)
     return np.flatnonzero(left)
-
-
-def _loops_see(x: Tensor) -> NDArray[Any]:
-    flat = x.view(-1)
-    if x.dtype != torch.float32:
-        flat = flat.view(torch.int16)
-    return flat.numpy().view(STORED[x.dtype])
 
 
 def _leave(x: Tensor, out: Tensor, place: Place, index: int, format: Format) -> None:

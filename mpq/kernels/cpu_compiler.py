@@ -127,5 +127,21 @@ def _float_of(context: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:  # noq
     return _reinterpreted(types.float32(types.int32))
 
 
+def _word_at(context: Any, packed: Any, at: Any) -> tuple[Any, Callable[..., Any]]:  # noqa: ARG001
+    """The 8 bytes from a place of an array of bytes on, little-endian, wherever it begins."""
+
+    def generate(context: Any, builder: Any, called: Any, arguments: Any) -> Any:
+        array = context.make_array(called.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        word = builder.load(
+            builder.bitcast(place, context.get_value_type(types.uint64).as_pointer())
+        )
+        word.align = 1
+        return word
+
+    return types.uint64(packed, at), generate
+
+
 bits_of: Callable[[Any], np.int32] = intrinsic(_bits_of)
 float_of: Callable[[Any], np.float32] = intrinsic(_float_of)
+word_at: Callable[[Any, Any], np.uint64] = intrinsic(_word_at)

@@ -8,13 +8,18 @@ import math
 import torch
 from torch import Tensor
 
-from mpq.errors import FormatError
 from mpq.formats.block import positive_axis
 from mpq.formats.format import Format
-from mpq.formats.packing import packed_bytes, require_bytes
+from mpq.formats.packing import packed_bytes
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
-from mpq.kernels.encoded import Encoded, part_of
-from mpq.kernels.scaling import SCALE_TORCH_DTYPES, calibrated_unit, scale_above
+from mpq.kernels.encoded import Encoded
+from mpq.kernels.scaling import SCALE_TORCH_DTYPES
+from mpq.kernels.stored_parts import (
+    stored_above,
+    stored_codes,
+    stored_scales,
+    stored_zero_points,
+)
 from mpq.kernels.triton_given import given
 from mpq.kernels.triton_launch import covers, grid_of, in_pieces, launch, on_device, seen
 from mpq.kernels.triton_stored import decoding_facts, encoding_facts
@@ -74,17 +79,16 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
 
     format = encoded.format
     at = positive_axis(encoded.shape, encoded.axis)
-    codes = encoded.codes.contiguous()
-    require_bytes(codes.numel(), format.element.width, math.prod(encoded.shape))
+    codes = stored_codes(encoded)
     out = torch.empty(encoded.shape, dtype=dtype, device=codes.device)
     told = decoding_facts(format, dtype, in_pieces=in_pieces(format, out, at))
     kernel, beside = triton_decoding.decode_alone, list[Tensor]()
     match format.scale:
         case SharedExponent():
-            kernel, beside = triton_decoding.decode_powers, [_scales(encoded)]
+            kernel, beside = triton_decoding.decode_powers, [stored_scales(encoded)]
         case FloatScale() | NestedScale():
             kernel = triton_decoding.decode_floats
-            beside = [_scales(encoded), _beside_scales(encoded)]
+            beside = [stored_scales(encoded), _beside_scales(encoded)]
     with on_device(out):
         grid = grid_of(out, out, format, at)
         launch(kernel, (out, codes, *beside), grid, (grid.strides,), told)
@@ -123,44 +127,14 @@ def _packed(codes: Tensor, width: int) -> Tensor:
     return packed
 
 
-def _scales(encoded: Encoded) -> Tensor:
-    """The scales of blocks as they are stored, or the calibrated one of all."""
-    format, device = encoded.format, encoded.codes.device
-    if isinstance(format.scale, FloatScale) and format.scale.absmax is not None:
-        return calibrated_unit(format.element, format.scale, torch.empty(0, device=device))
-    scales = part_of(encoded, "scales")
-    if isinstance(format.scale, FloatScale):
-        _require(scales, encoded.num_blocks, _scale_dtype(format), format)
-    else:
-        require_bytes(scales.numel(), format.block_bits, encoded.num_blocks)
-    return scales.contiguous()
-
-
 def _beside_scales(encoded: Encoded) -> Tensor:
     """Zero points, or the scales above those of blocks; the codes where there are neither."""
-    format = encoded.format
-    match format.scale:
+    match encoded.format.scale:
         case FloatScale(zero_point=True):
-            zero_points = part_of(encoded, "zero_points")
-            require_bytes(zero_points.numel(), format.element.width, encoded.num_blocks)
-            return zero_points.contiguous()
-        case NestedScale(absmax=None, per_row=per_row):
-            above = part_of(encoded, "tensor_scales")
-            width = encoded.shape[positive_axis(encoded.shape, encoded.axis)] if per_row else 0
-            rows = math.prod(encoded.shape) // width if per_row else 1
-            _require(above, rows, torch.float32, format)
-            return above.contiguous()
+            return stored_zero_points(encoded)
         case NestedScale() as scale:
-            return scale_above(torch.zeros(1, device=encoded.codes.device), scale)
+            return stored_above(encoded, scale)
     return encoded.codes
-
-
-def _require(scales: Tensor, count: int, dtype: torch.dtype, format: Format) -> None:
-    if scales.numel() != count or scales.dtype != dtype:
-        raise FormatError(
-            f"{format} of this shape stores {count} scales of {dtype}, not {scales.numel()} of "
-            f"{scales.dtype}: decode what encode returned"
-        )
 
 
 def _integer(width: int) -> torch.dtype:

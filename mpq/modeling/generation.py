@@ -1,5 +1,7 @@
 """Windows of text that a model writes itself, to calibrate it where no text is at hand."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +13,9 @@ GREEDY_TOKENS = (2, 3, 4)
 
 TOP_K = 50
 
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and how much there is."""
+
 
 @torch.no_grad()
 def generate_windows(
@@ -21,6 +26,7 @@ def generate_windows(
     *,
     seed: int,
     batch_size: int = 8,
+    progress: Progress = lambda *_: None,
 ) -> Tensor:
     """Windows of the model's own text, int64 [num_windows, window] on the CPU.
 
@@ -36,6 +42,7 @@ def generate_windows(
         window: Tokens of each.
         seed: Of every draw.
         batch_size: Windows that are written at once.
+        progress: Told of every token that a batch of windows is longer by.
 
     Raises:
         DataError: There is nothing to write, or the model cannot write.
@@ -58,7 +65,11 @@ def generate_windows(
         if bos is not None:
             prompt = torch.cat([torch.full_like(prompt, bos), prompt], dim=1)
         greedy = GREEDY_TOKENS[start // batch_size % len(GREEDY_TOKENS)]
-        rows.append(_write(model, prompt.to(model.device), window, greedy, generator).cpu())
+        written = _written(model, prompt.to(model.device), window, greedy, generator)
+        for tokens in written:
+            done = start * window + tokens.numel()
+            progress("tokens written", done, num_windows * window)
+        rows.append(tokens.cpu())
     return torch.cat(rows)
 
 
@@ -69,18 +80,19 @@ def _first_tokens(vocabulary: int, count: int, generator: torch.Generator) -> Te
     return torch.cat(drawn)[:count]
 
 
-def _write(
+def _written(
     model: PreTrainedModel, prompt: Tensor, window: int, greedy: int, generator: torch.Generator
-) -> Tensor:
-    """The prompts [rows, n] continued to [rows, window]."""
+) -> Iterator[Tensor]:
+    """The prompts [rows, n], then each time with a token more, up to [rows, window]."""
     tokens, step, past = prompt[:, :window], prompt[:, :window], None
     first_sampled = prompt.shape[1] + greedy
+    yield tokens
     while tokens.shape[1] < window:
         output = model(input_ids=step, past_key_values=past, use_cache=True)
         past = output.past_key_values
         step = _next(output.logits[:, -1], tokens.shape[1] < first_sampled, generator)
         tokens = torch.cat([tokens, step], dim=1)
-    return tokens
+        yield tokens
 
 
 def _next(logits: Tensor, is_greedy: bool, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,8 @@ from tests.modeling.families import build
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+
 
 @pytest.fixture
 def run(monkeypatch, capsys):
@@ -38,8 +40,9 @@ def is_positive(words):
 def test_fake_quant(run):
     lines = run("fake_quant", "bfp4", "--size", 64, "--powers", 12, 13, "--repeats", 1)
     assert "torch" in lines[0]
-    assert len(rows_of(lines, "bfp4", "float32")) == len(rows_of(lines, "bfp4", "bfloat16")) == 2
+    assert len(rows_of(lines, "bfp4", "float32")) == len(rows_of(lines, "bfp4", "bfloat16")) == 4
     assert all(is_positive(row[4:]) for row in rows_of(lines, "bfp4", "float32"))
+    assert len(rows_of(lines, "decoding")) == 1
     (clone,) = rows_of(lines, "clone")
     assert len(clone) == 3
     assert is_positive(clone[1:])
@@ -81,17 +84,28 @@ def test_gptq_factors(run):
     assert is_positive(rows_of(lines, "nf4-g64")[0][1:])
 
 
+@needs_proc
 def test_offload(run, tmp_path):
     byte_tokenizer().save_pretrained(tmp_path)
     saved(build("llama"), tmp_path)
     for case in ("resident", "offloaded"):
         (line,) = run("offload", tmp_path, "--case", case, "--tokens", 2)
         row = json.loads(" ".join(line))
-        assert row.keys() == {"speed", "loaded", "peak"}
-        assert is_positive(row.values())
+        assert row.keys() == {"speed", "loaded", "peak", "mapped", "block", "packed", "outside"}
+        assert is_positive([row[name] for name in ("speed", "peak", "mapped", "packed")])
+        assert row["packed"] < row["block"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@needs_proc
+def test_offload_writes_a_random_model_of_the_size_asked_for(run):
+    lines = run("offload", "--blocks", 3, "--hidden", 128, "--tokens", 1, "--format", "int8")
+    for case in ("resident", "offloaded"):
+        (row,) = rows_of(lines, "llama-3x128", case)
+        assert is_positive(row[2:3])
+        assert row[-3:] == ["0", "0", "8"]  # MB; 32,000 x 128 embeddings in bfloat16
+
+
+@needs_proc
 def test_convert_memory(run, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(FOLDER)
     convert_memory = importlib.import_module("convert_memory")

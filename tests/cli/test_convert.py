@@ -194,8 +194,9 @@ def test_what_is_loaded_is_what_was_judged(run, model_dir, tmp_path, flags):
     assert {row["bias"] for row in report["tensors"]} == expected
 
 
-def test_calibration_on_the_models_own_text(run, tmp_path):
+def test_calibration_on_the_models_own_text(run, tmp_path, capsys):
     assert run("--format", "bfp3", "--generate") == 0
+    assert re.search(r"tokens written .* (\d+)/\1 .* left ", capsys.readouterr().err)
     settings = report_of(tmp_path / "ck")["settings"]
     assert settings["text"]["source"] == "generated"
     assert settings["heldout"]["source"].startswith("file")

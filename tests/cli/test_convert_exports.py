@@ -1,6 +1,7 @@
 """Exports of a checkpoint: what transformers loads gives our logits; what cannot be is refused."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from mpq.convert.block import WalkOptions
 from mpq.convert.conversion import prepare
 from mpq.convert.options import SolverOptions
 from mpq.errors import ExportError
+from mpq.modeling.checkpoint import open_checkpoint
 from mpq.plans.plan import Plan
 from mpq.run import write_toml
 from tests.modeling.families import build, save_llama, text
@@ -53,6 +55,10 @@ def test_transformers_loads_the_export_and_gives_our_logits(run, tmp_path, capsy
     assert run(mixed_plan(tmp_path), *flags) == 0
     said = capsys.readouterr()
     assert "compressed-tensors (read back, the same values)" in said.out, said.err
+    total = len(open_checkpoint(tmp_path / "ck").dense_names) + 14
+    for step in ("written", "read back"):
+        for name in ("compressed-tensors", "gptq"):
+            assert re.search(rf"{name}: {step} .* {total}/{total} .* left ", said.err), said.err
     ours = mpq.load(tmp_path / "ck")
     theirs = AutoModelForCausalLM.from_pretrained(
         tmp_path / "ck" / "compressed-tensors", dtype=torch.bfloat16

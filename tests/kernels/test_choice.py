@@ -82,7 +82,7 @@ def test_without_a_compiler_eager_takes_over_with_one_notice(
     with caplog.at_level(logging.WARNING):
         assert [choose(torch.ones(2, 32), BFP4, -1) for _ in range(3)] == ["eager"] * 3
     assert caplog.messages == [
-        f"fake quantisation runs in eager torch, several times slower: numba {told}"
+        f"fake quantisation and decoding run in eager torch, many times slower: numba {told}"
     ]
     assert quantize(torch.ones(2, 32), "bfp4").sum() == 64
     monkeypatch.setenv("MPQ_KERNEL", "cpu")
@@ -163,13 +163,14 @@ def test_triton_interprets_on_the_cpu_where_both_variables_ask_for_it(monkeypatc
         quantize(x.double(), "bfp4")
 
 
-def test_codes_are_eager_but_for_triton(monkeypatch):
+def test_encoding_is_eagers_but_for_triton_and_decoding_is_every_paths(monkeypatch):
     compiler_is_there(monkeypatch, "cpu", "triton")
     x = torch.ones(2, 32)
-    assert choose(x, BFP4, -1) == "cpu"
-    assert choose(x, BFP4, -1, "code") == "eager"
+    assert choose(x, BFP4, -1, "encode") == "eager"
+    assert choose(x, BFP4, -1, "decode") == "cpu"
+    assert choose(x, parse_format("bfp4(block=4x16)"), -1, "decode") == "eager"
     monkeypatch.setenv("MPQ_KERNEL", "cpu")
-    with pytest.raises(FormatError, match="=cpu neither encodes nor decodes: unset MPQ_KERNEL"):
+    with pytest.raises(FormatError, match="MPQ_KERNEL=cpu does not encode: unset MPQ_KERNEL"):
         encode(x, "bfp4")
     monkeypatch.setenv("MPQ_KERNEL", "eager")
     encoded = encode(x, "bfp4")
@@ -180,7 +181,7 @@ def test_codes_are_eager_but_for_triton(monkeypatch):
     with pytest.raises(FormatError, match=r"needs a tensor on a CUDA device .*, not on cpu"):
         decode(encoded)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose(x, BFP4, -1, "code") == "triton"
+    assert choose(x, BFP4, -1, "encode") == choose(x, BFP4, -1, "decode") == "triton"
     with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):
         decode(encoded, torch.float64)
     with pytest.raises(FormatError, match=r"does not cover bfp4 for a torch\.float64 tensor"):

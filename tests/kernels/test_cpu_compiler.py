@@ -15,7 +15,7 @@ if not has_compiler("cpu"):
 import numba
 
 from mpq.kernels import cpu_compiler
-from mpq.kernels.cpu_compiler import bits_of, entered, float_of
+from mpq.kernels.cpu_compiler import bits_of, entered, float_of, word_at
 
 
 def test_floats_and_their_bits():
@@ -24,6 +24,16 @@ def test_floats_and_their_bits():
         return bits_of(value), float_of(bits_of(value))
 
     assert both(np.float32(-1.0)) == (np.float32(-1.0).view(np.int32), -1.0)
+
+
+def test_a_word_is_read_wherever_it_begins():
+    @numba.njit
+    def read(packed, at):
+        return word_at(packed, np.uint64(at))
+
+    packed = np.arange(1, 21, dtype=np.uint8)
+    for at in (0, 1, 3, 7, 12):
+        assert read(packed, at) == int.from_bytes(packed[at : at + 8].tobytes(), "little")
 
 
 def add_one(value):

@@ -23,6 +23,19 @@ def test_windows_are_repeatable_and_another_seed_gives_others():
     assert not torch.equal(one, generate_windows(model, Tokens(1), 6, 10, seed=4, batch_size=2))
 
 
+def test_progress_is_told_token_by_token_up_to_all():
+    told = []
+    generate_windows(
+        build("llama"), Tokens(1), 5, 10, seed=3, batch_size=2, progress=lambda *x: told.append(x)
+    )
+    assert {what for what, _, _ in told} == {"tokens written"}
+    assert {total for _, _, total in told} == {50}
+    done = [done for _, done, _ in told]
+    assert done[:3] == [4, 6, 8]  # two rows of bos and a first token, then one more in each
+    assert done == sorted(done)
+    assert done[-1] == 50
+
+
 def test_no_first_token_comes_twice_before_all_have_come():
     found = generate_windows(build("llama"), Tokens(None), VOCABULARY + 4, 2, seed=0)
     assert sorted(found[:VOCABULARY, 0].tolist()) == list(range(VOCABULARY))
