@@ -13,7 +13,7 @@ from mpq.convert.assignment import CandidateLosses, assign_under_budget
 from mpq.convert.block import WalkOptions
 from mpq.convert.conversion import prepare
 from mpq.convert.finished import FinishedBlocks, open_finished
-from mpq.convert.losses import Question, measure_losses
+from mpq.convert.losses import LossWork, measure_losses
 from mpq.convert.solver import SolverOptions
 from mpq.convert.walk import walk
 from mpq.files import write_json
@@ -82,7 +82,7 @@ def losses_in(
     options: SolverOptions,
 ) -> CandidateLosses:
     """What every weight loses in each candidate when GPTQ solves it."""
-    question = Question(
+    work = LossWork(
         model=loaded.model,
         places=tuple(block_weights(loaded)),
         formats=tuple(map(parse_format, formats)),
@@ -91,7 +91,7 @@ def losses_in(
         device=CPU,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return measure_losses(question, folder, lambda *_: None)
+    return measure_losses(work, folder, lambda *_: None)
 
 
 def assigned(

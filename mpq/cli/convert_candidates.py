@@ -12,7 +12,7 @@ from mpq.errors import PlanError
 if TYPE_CHECKING:
     from mpq.cli.convert_inputs import Subject
     from mpq.convert.assignment import CandidateLosses
-    from mpq.convert.losses import Question
+    from mpq.convert.losses import LossWork
     from mpq.formats.format import Format
     from mpq.plans.plan import Plan
 
@@ -28,14 +28,14 @@ def assigned_plan(
         MpqError: A candidate is no format, the budget is out of reach, an input is not finite.
     """
     from mpq.convert.finished import keep_settings
-    from mpq.convert.losses import Question, measure_losses
+    from mpq.convert.losses import LossWork, measure_losses
     from mpq.formats.zoo import parse_format
     from mpq.modeling.sites import places
     from mpq.plans.plan import Plan
 
     loaded = subject.loaded
     weights = [place for place in places(loaded.model) if _is_converted(place)]
-    question = Question(
+    work = LossWork(
         model=loaded.model,
         places=tuple(weights),
         formats=tuple(parse_format(text) for text in args.candidate_formats),
@@ -45,14 +45,14 @@ def assigned_plan(
     )
     if args.profile is not None:
         refuse_other_profile(args.profile, loaded.fingerprint)
-    refuse_unreachable(args, question)
+    refuse_unreachable(args, work)
     kept = ("model", "fingerprint", "solver", "walk", "text", "device", "versions")
     keep_settings(
         folder / "losses",
-        {key: settings[key] for key in kept} | {"formats": list(map(str, question.formats))},
+        {key: settings[key] for key in kept} | {"formats": list(map(str, work.formats))},
     )
     with shown_progress() as progress:
-        found = measure_losses(question, folder / "losses", progress)
+        found = measure_losses(work, folder / "losses", progress)
     plan = Plan(formats=chosen(args, found), model=loaded.id, fingerprint=loaded.fingerprint)
     return plan, {
         "losses": dict(found.losses),
@@ -70,7 +70,7 @@ def _is_converted(place: Any) -> bool:
     return place.site.role == "weight" and not is_outside and is_seen
 
 
-def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
+def refuse_unreachable(args: argparse.Namespace, work: LossWork) -> None:
     """Nothing comes back, where the rule can assign something, whatever the losses.
 
     Raises:
@@ -78,17 +78,17 @@ def refuse_unreachable(args: argparse.Namespace, question: Question) -> None:
     """
     from mpq.convert.assignment import CandidateLosses
 
-    none = {str(fmt): 0.0 for fmt in question.formats}
-    sites = tuple(place.site for place in question.places)
+    none = {str(fmt): 0.0 for fmt in work.formats}
+    sites = tuple(place.site for place in work.places)
     chosen(
         args,
         CandidateLosses(
             sites=sites,
-            formats=question.formats,
+            formats=work.formats,
             losses={site.name: none for site in sites},
             rounded={site.name: none for site in sites},
             energies={site.name: 1.0 for site in sites},
-            stores_order=question.options.solver.stores_order,
+            stores_order=work.options.solver.stores_order,
         ),
     )
 

@@ -15,7 +15,7 @@ from mpq.convert.weights import (
     corrected_bias,
     give_bias,
     pack_bias,
-    round_to_nearest,
+    round_stored,
     solve_all,
 )
 from mpq.modeling.capture import Reader, in_order_of_calls, inputs_seen, readers_of
@@ -64,7 +64,7 @@ class ConvertedBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
+class BlockWork:
     """A block to be converted.
 
     Attributes:
@@ -82,29 +82,29 @@ class Job:
     device: torch.device
 
 
-def convert_block(job: Job) -> ConvertedBlock:
+def convert_block(work: BlockWork) -> ConvertedBlock:
     """The block's tensors in their formats; the block holds what they read back as.
 
     Raises:
         ModelError: A weight or an activation is not finite; names it.
     """
-    weights = [place for place in job.places if place.site.role == "weight"]
-    inputs = {name: str(format) for name, format in job.plan.formats.items()}
+    weights = [place for place in work.places if place.site.role == "weight"]
+    inputs = {name: str(format) for name, format in work.plan.formats.items()}
     readers = readers_of(weights, inputs)
     done: list[ConvertedTensor] = []
     biases: dict[str, Tensor] = {}
-    for stage in _stages(job, readers):
+    for stage in _stages(work, readers):
         made: list[ConvertedTensor] = []
         for portion in in_portions(stage, HESSIAN_BYTES):
-            sums = sums_seen(portion, job.passes, job.device)
+            sums = sums_seen(portion, work.passes, work.device)
             for reader in portion:
                 # Each sum goes with its use: a large layer's Hessian takes gigabytes.
-                made += _convert_reader(job, reader, sums.pop(reader.name, None), biases)
+                made += _convert_reader(work, reader, sums.pop(reader.name, None), biases)
         # Only now, so that all of a stage is calibrated on the same block.
         put([(tensor.place, tensor.values) for tensor in made])
         _give_biases(made, biases)
         done += made
-    done += _convert_biases(job, biases)
+    done += _convert_biases(work, biases)
     return ConvertedBlock(
         packed={tensor.place.site.name: tensor.packed for tensor in done},
         biases=biases,
@@ -112,11 +112,11 @@ def convert_block(job: Job) -> ConvertedBlock:
     )
 
 
-def _stages(job: Job, readers: Sequence[Reader]) -> list[list[Reader]]:
+def _stages(work: BlockWork, readers: Sequence[Reader]) -> list[list[Reader]]:
     """What is calibrated on the same state of the block."""
-    if not job.passes or not job.options.true_sequential:
+    if not work.passes or not work.options.true_sequential:
         return [list(readers)]
-    return in_order_of_calls(readers, job.passes[0])
+    return in_order_of_calls(readers, work.passes[0])
 
 
 def in_portions(readers: Sequence[Reader], limit: int) -> list[list[Reader]]:
@@ -165,14 +165,14 @@ def sums_seen(
 
 
 def _convert_reader(
-    job: Job, reader: Reader, seen: HessianSum | None, biases: dict[str, Tensor]
+    work: BlockWork, reader: Reader, seen: HessianSum | None, biases: dict[str, Tensor]
 ) -> list[ConvertedTensor]:
-    options = job.options.solver
+    options = work.options.solver
     if options.method == "rtn":
-        done = [round_to_nearest(place, job.plan, options, "") for place in reader.places]
+        done = [round_stored(place, work.plan, options, "") for place in reader.places]
     else:
-        done = solve_all(reader, seen, job.plan, options)
-    if not job.options.bias_correction or seen is None:
+        done = solve_all(reader, seen, work.plan, options)
+    if not work.options.bias_correction or seen is None:
         return done
     return [_with_bias(tensor, seen, biases) for tensor in done]
 
@@ -201,10 +201,10 @@ def _give_biases(made: Sequence[ConvertedTensor], biases: Mapping[str, Tensor]) 
             give_bias(tensor.place.module, biases[_bias_name(tensor)])
 
 
-def _convert_biases(job: Job, biases: dict[str, Tensor]) -> list[ConvertedTensor]:
+def _convert_biases(work: BlockWork, biases: dict[str, Tensor]) -> list[ConvertedTensor]:
     """The biases that the plan names; they leave `biases`, and are in force afterwards."""
-    places = [place for place in job.places if place.site.role == "bias"]
-    done = [pack_bias(place, job.plan) for place in places]
+    places = [place for place in work.places if place.site.role == "bias"]
+    done = [pack_bias(place, work.plan) for place in places]
     put([(tensor.place, tensor.values) for tensor in done])
     for place in places:
         biases.pop(place.site.name, None)

@@ -20,7 +20,7 @@ from mpq.formats.format import Format
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
+class SolvedColumns:
     """What GPTQ found.
 
     Attributes:
@@ -42,7 +42,7 @@ class Found:
 
 def gptq(
     rows: Tensor, hessian: Tensor, format: Format, options: SolverOptions
-) -> tuple[Found | None, str]:
+) -> tuple[SolvedColumns | None, str]:
     """What GPTQ makes of a weight [rows, K], or None and the reason why it makes nothing."""
     live = hessian.diagonal() != 0
     if rows.numel() == 0 or not bool(live.any()):
@@ -68,7 +68,7 @@ def gptq(
     loss = swept.loss - _damped_share(rows.T, quantized, live, factor)
     if not math.isfinite(swept.loss):
         return None, "errors that were passed on to later columns left the range of numbers"
-    return Found(
+    return SolvedColumns(
         values=swept.values if places is None or is_stored else swept.values[places],
         quantized=quantized,
         grids=swept.grids,

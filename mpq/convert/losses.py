@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Question:
-    """What is asked of the solver.
+class LossWork:
+    """The weights that are solved in every candidate, and how.
 
     Attributes:
         model: On the CPU, as it was given.
@@ -52,12 +52,12 @@ class Question:
     device: torch.device
 
 
-def measure_losses(question: Question, folder: Path, progress: Progress) -> CandidateLosses:
+def measure_losses(work: LossWork, folder: Path, progress: Progress) -> CandidateLosses:
     """What each weight loses in each candidate; blocks that are in the folder are not run again.
 
     Args:
-        question: What is asked.
-        folder: Holds one file a block, which must come from the same question.
+        work: What is asked.
+        folder: Holds one file a block, which must come from the same work.
         progress: Told about every block.
 
     Raises:
@@ -65,31 +65,31 @@ def measure_losses(question: Question, folder: Path, progress: Progress) -> Cand
         ModelError: A weight or an activation is not finite; names it.
     """
     readers = {
-        index: readers_of([p for p in question.places if p.site.block == index], {})
-        for index in sorted({place.site.block for place in question.places})
+        index: readers_of([p for p in work.places if p.site.block == index], {})
+        for index in sorted({place.site.block for place in work.places})
     }
     _refuse_blind(readers)
-    model, size = question.model, question.options.batch_size
+    model, size = work.model, work.options.batch_size
     found = stack_of(model)
     paths = [folder / f"losses-{index:05}.json" for index in range(len(found))]
     if not all(path.exists() for path in paths):
-        states = question.options.activations
-        stream = start_stream(model, torch.split(question.calibration, size), states)
+        states = work.options.activations
+        stream = start_stream(model, torch.split(work.calibration, size), states)
         for index, (_, block) in enumerate(found):
             progress("losses", index, len(found))
-            with on_device([block], question.device):
+            with on_device([block], work.device):
                 if not paths[index].exists():
-                    of_block = _losses_of(question, stream, (index, block), readers.get(index, []))
+                    of_block = _losses_of(work, stream, (index, block), readers.get(index, []))
                     write_json(paths[index], of_block)
-                advance(stream, block, index, question.device)
+                advance(stream, block, index, work.device)
         progress("losses", len(found), len(found))
     rows: dict[str, Any] = {}
     for path in paths:
         rows |= read_json(path)
     return CandidateLosses(
-        sites=tuple(place.site for place in question.places),
-        stores_order=question.options.solver.stores_order,
-        formats=question.formats,
+        sites=tuple(place.site for place in work.places),
+        stores_order=work.options.solver.stores_order,
+        formats=work.formats,
         losses={name: row["losses"] for name, row in rows.items()},
         rounded={name: row["rounded"] for name, row in rows.items()},
         energies={name: row["energy"] for name, row in rows.items()},
@@ -112,7 +112,7 @@ def _refuse_blind(readers: Mapping[int, Sequence[Reader]]) -> None:
 
 
 def _losses_of(
-    question: Question, stream: Stream, numbered: tuple[int, nn.Module], readers: Sequence[Reader]
+    work: LossWork, stream: Stream, numbered: tuple[int, nn.Module], readers: Sequence[Reader]
 ) -> dict[str, Any]:
     """The rows of a block's weights.
 
@@ -120,13 +120,13 @@ def _losses_of(
     come.
     """
     index, block = numbered
-    runs = tuple(passes(stream, block, index, question.device))
-    num_tokens = question.calibration.numel()
+    runs = tuple(passes(stream, block, index, work.device))
+    num_tokens = work.calibration.numel()
     means: dict[int, _Mean] = {}
     unseen: list[Reader] = []
     rows: dict[str, Any] = {}
     for portion in in_portions(readers, HESSIAN_BYTES):
-        sums = sums_seen(portion, runs, question.device)
+        sums = sums_seen(portion, runs, work.device)
         for reader in portion:
             seen = sums.pop(reader.name)
             if not seen.num_tokens:
@@ -135,13 +135,13 @@ def _losses_of(
             hessian = seen.hessian()
             if reader.is_expert:
                 means.setdefault(seen.size, _Mean()).add(hessian, seen.num_tokens)
-            rows |= _rows_of(question, reader, hessian, seen.num_tokens / num_tokens)
+            rows |= _rows_of(work, reader, hessian, seen.num_tokens / num_tokens)
     for reader in unseen:
         site = reader.places[0].site
         size = site.shape[site.axis]
-        eye = torch.eye(size, dtype=torch.float64, device=question.device)
+        eye = torch.eye(size, dtype=torch.float64, device=work.device)
         hessian = means[size].mean() if size in means else eye
-        rows |= _rows_of(question, reader, hessian, 1 / num_tokens)
+        rows |= _rows_of(work, reader, hessian, 1 / num_tokens)
     return rows
 
 
@@ -164,16 +164,15 @@ class _Mean:
 
 
 def _rows_of(
-    question: Question, reader: Reader, hessian: Tensor, share: float
+    work: LossWork, reader: Reader, hessian: Tensor, share: float
 ) -> dict[str, dict[str, Any]]:
     return {
-        place.site.name: _losses_of_weight(question, place, hessian, share)
-        for place in reader.places
+        place.site.name: _losses_of_weight(work, place, hessian, share) for place in reader.places
     }
 
 
 def _losses_of_weight(
-    question: Question, place: Place, hessian: Tensor, share: float
+    work: LossWork, place: Place, hessian: Tensor, share: float
 ) -> dict[str, Any]:
     """Loss in each candidate and energy, means over all calibration tokens."""
     weight, site = part_of(place), place.site
@@ -184,10 +183,10 @@ def _losses_of_weight(
             hessian,
             format,
             axis=site.axis,
-            options=question.options.solver,
+            options=work.options.solver,
             name=site.name,
         )
-        for format in question.formats
+        for format in work.formats
     }
     return {
         "energy": share * float(((wide @ hessian) * wide).sum()) / 2,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpq.convert.gptq import Found, gptq
+from mpq.convert.gptq import SolvedColumns, gptq
 from mpq.convert.grid import above_blocks, joined_scales
 from mpq.convert.nearest import round_to_nearest
 from mpq.convert.options import GridSearch, GroupMode, Method, SolverOptions
@@ -93,7 +93,7 @@ def solve(
         hessian = _checked_hessian(hessian, rows, name)
     nearest = quantize(weight, format, axis)
     rtn_loss = _loss(rows, nearest.movedim(axis, -1), hessian)
-    found: Found | None = None
+    found: SolvedColumns | None = None
     reason = ""
     if options.method == "gptq" and hessian is not None:
         found, reason = gptq(rows, hessian, format, options)
@@ -118,7 +118,7 @@ def solve(
     )
 
 
-def _packed(found: Found, weight: Tensor, format: Format, axis: int) -> PackedWeight:
+def _packed(found: SolvedColumns, weight: Tensor, format: Format, axis: int) -> PackedWeight:
     rows = weight.movedim(axis, -1)
     encoded = encode_values(
         _restored(found.values, axis),

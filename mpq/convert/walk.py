@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mpq.convert.block import ConvertedBlock, Job, WalkOptions, convert_block
+from mpq.convert.block import BlockWork, ConvertedBlock, WalkOptions, convert_block
 from mpq.convert.conversion import Conversion
 from mpq.convert.finished import AFTER, BEFORE, FinishedBlocks, block_key
 from mpq.convert.judging import judge_heldout
@@ -78,7 +78,7 @@ def _streams(
         reference = start(conversion.heldout, "reference")
         early, _ = _outside(conversion)
         if BEFORE not in finished:
-            finished.write(BEFORE, convert_block(_job(conversion, early, ())))
+            finished.write(BEFORE, convert_block(_work(conversion, early, ())))
         _take_over(conversion, finished.read(BEFORE))
         with conversion.under_activations():
             is_blind = options.solver.method == "rtn" and not options.bias_correction
@@ -131,13 +131,13 @@ def _settle(
     members = [place for place in conversion.stored.values() if place.site.block == index]
     device = conversion.device
     runs = () if calibration is None else tuple(passes(calibration, block, index, device))
-    finished.write(key, convert_block(_job(conversion, members, runs)))
+    finished.write(key, convert_block(_work(conversion, members, runs)))
 
 
-def _job(
+def _work(
     conversion: Conversion, members: Sequence[Place], runs: Sequence[Callable[[], object]]
-) -> Job:
-    return Job(
+) -> BlockWork:
+    return BlockWork(
         places=tuple(members),
         plan=conversion.plan,
         options=conversion.options,
@@ -174,7 +174,7 @@ def _convert_after(
     ):
         _take_over(conversion, finished.read(BEFORE))
         runs = [] if calibration is None or not late else _leaving(conversion, calibration)
-        finished.write(AFTER, convert_block(_job(conversion, late, runs)))
+        finished.write(AFTER, convert_block(_work(conversion, late, runs)))
 
 
 def _leaving(conversion: Conversion, stream: Stream) -> list[Callable[[], object]]:

@@ -53,14 +53,12 @@ def solve_all(
     """
     if seen is None or not seen.num_tokens:
         reason = UNSEEN if seen is None else NEVER_REACHED
-        return [round_to_nearest(place, plan, options, reason) for place in reader.places]
+        return [round_stored(place, plan, options, reason) for place in reader.places]
     hessian = seen.hessian()
     return [_solved(place, hessian, seen.num_tokens, plan, options) for place in reader.places]
 
 
-def round_to_nearest(
-    place: Place, plan: Plan, options: SolverOptions, reason: str
-) -> ConvertedTensor:
+def round_stored(place: Place, plan: Plan, options: SolverOptions, reason: str) -> ConvertedTensor:
     """A stored tensor rounded to nearest; the reason is kept where `gptq` was asked for."""
     plain = replace(options, method="rtn", act_order=False, groups="static")
     made = _solved(place, None, 0, plan, plain)

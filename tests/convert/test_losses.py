@@ -8,7 +8,7 @@ import torch
 from mpq.convert import losses as measuring
 from mpq.convert.block import WalkOptions
 from mpq.convert.hessian import HessianSum
-from mpq.convert.losses import Question, measure_losses
+from mpq.convert.losses import LossWork, measure_losses
 from mpq.convert.options import SolverOptions
 from mpq.convert.solver import solve
 from mpq.errors import PlanError
@@ -22,13 +22,13 @@ from tests.modeling.families import build, text
 FORMATS = tuple(map(parse_format, ("int2-g16", "int4-g16")))
 
 
-def question(model, match=".weight"):
+def work(model, match=".weight"):
     weights = tuple(
         place
         for place in places(model)
         if place.site.role == "weight" and place.site.block >= 0 and match in place.site.name
     )
-    return Question(
+    return LossWork(
         model=model,
         places=weights,
         formats=FORMATS,
@@ -44,7 +44,7 @@ def silent(*_):
 
 def test_losses_are_the_solvers_on_what_the_given_model_reads(tmp_path):
     model = build("llama")
-    found = measure_losses(question(model), tmp_path, silent)
+    found = measure_losses(work(model), tmp_path, silent)
     layer = model.model.layers[1].mlp.down_proj
     seen = HessianSum(layer.in_features)
 
@@ -67,25 +67,25 @@ def test_losses_are_the_solvers_on_what_the_given_model_reads(tmp_path):
 def test_the_model_is_what_it_was_and_kept_blocks_are_not_solved_again(tmp_path, monkeypatch):
     model = build("mixtral")
     before = {name: p.clone() for name, p in model.named_parameters()}
-    first = measure_losses(question(model), tmp_path, silent)
+    first = measure_losses(work(model), tmp_path, silent)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     kept = tmp_path / "losses-00001.json"
     rows = json.loads(kept.read_text())
     name = next(iter(rows))
     rows[name]["energy"] = 42.0
     kept.write_text(json.dumps(rows))
-    again = measure_losses(question(model), tmp_path, silent)
+    again = measure_losses(work(model), tmp_path, silent)
     assert again.energies[name] == 42.0
     assert again.losses == first.losses
 
 
 def test_what_lies_outside_of_the_blocks_is_refused(tmp_path):
     model = build("llama")
-    asked = question(model)
+    asked = work(model)
     head = next(place for place in places(model) if place.site.name == "lm_head.weight")
     with pytest.raises(PlanError, match=r"outside of the blocks or out of reach: lm_head\.weight"):
         measure_losses(
-            Question(
+            LossWork(
                 model=model,
                 places=(head, *asked.places),
                 formats=FORMATS,
@@ -100,15 +100,15 @@ def test_what_lies_outside_of_the_blocks_is_refused(tmp_path):
 
 def test_sums_in_portions_give_the_same_losses(tmp_path, monkeypatch):
     model = build("mixtral")
-    whole = measure_losses(question(model), tmp_path / "whole", silent)
+    whole = measure_losses(work(model), tmp_path / "whole", silent)
     monkeypatch.setattr(measuring, "HESSIAN_BYTES", 1)
-    assert measure_losses(question(model), tmp_path / "parts", silent) == whole
+    assert measure_losses(work(model), tmp_path / "parts", silent) == whole
 
 
 def test_an_expert_without_tokens_is_solved_with_the_mean_of_the_others(tmp_path):
     model = build("mixtral")
     router = model.model.layers[0].mlp.gate.weight
-    asked = question(model, "layers.0.mlp.experts")
+    asked = work(model, "layers.0.mlp.experts")
     with swapped([(router, torch.zeros_like(router))]):  # every token to the same experts
         found = measure_losses(asked, tmp_path, silent)
     name = "model.layers.0.mlp.experts.{}.gate_up_proj.weight"

@@ -12,7 +12,7 @@ from mpq.convert.weights import (
     corrected_bias,
     give_bias,
     pack_bias,
-    round_to_nearest,
+    round_stored,
     solve_all,
 )
 from mpq.errors import ModelError
@@ -44,7 +44,7 @@ def test_without_tokens_a_weight_is_rounded_and_the_reason_is_kept():
 
 def test_rounding_on_request_needs_no_reason():
     place, plan = place_of(build("llama"), NAME), Plan.of({NAME: "bfp3"})
-    assert round_to_nearest(place, plan, RTN, "never told").report.reason == ""
+    assert round_stored(place, plan, RTN, "never told").report.reason == ""
 
 
 def test_a_corrected_bias_takes_up_the_mean_error():
