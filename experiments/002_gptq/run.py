@@ -31,9 +31,8 @@ from mpq.plans.rules import read_plan
 HERE = Path(__file__).resolve().parent
 PARTS = ("windows", "formats", "variants", "mixed", "plans", "rivals", "report")
 SCORES = "scores.json"
-PROFILE = "sensitivity_kl.csv"
-WEIGHINGS = ("absolute", "relative")
-"""How losses are weighed where no profile lies in the directory."""
+WEIGHINGS = ("damage", "absolute", "relative")
+"""How losses may be weighed; by damage where the profile lies in the directory."""
 
 FULL_RANGE = ("int4f-g128", "int3f-g128")
 """Formats with all codes of a width, as other tools' integers have them."""
@@ -55,6 +54,41 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     true_sequential: bool = True
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Formats that are assigned by the solver's losses.
+
+    Attributes:
+        name: What a score's name says of it.
+        formats: The candidates.
+        reference: The uniform format whose bits they may take.
+        profile: File in the directory with the damages of the candidates.
+        weighings: How the losses count, in turn.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    reference: str
+    profile: str = "sensitivity_kl.csv"
+    weighings: tuple[str, ...] = WEIGHINGS
+
+
+MIXTURES = (
+    Mixture(
+        name="full",
+        formats=("int4f-g128", "int3f-g128", "int2f-g128"),
+        reference="int3f-g128",
+        profile="sensitivity_fisher.csv",
+        weighings=("damage",),
+    ),
+    Mixture(
+        name="groups",
+        formats=("int4-g128", "int3-g128", "int2-g128"),
+        reference="int3-g128",
+    ),
+    Mixture(name="rows", formats=("int4", "int3", "int2"), reference="int3"),
+)
 
 AT_GROUPS = ("int4-g128", "int3-g128")
 VARIANTS = (
@@ -81,7 +115,7 @@ class Setting:
         calibration: (windows, tokens a window) of the first text.
         heldout: The same of the second.
         formats: Each given to every weight of the blocks.
-        candidates: Names of mixed conversions -> candidates and the format whose bits they get.
+        mixtures: Formats that are assigned.
         options: Of the solver.
         variants: Formats that are also solved in other ways.
     """
@@ -93,10 +127,7 @@ class Setting:
     formats: tuple[str, ...] = (
         "int4-g128", "int3-g128", "int3", "bfp4", "bfp3", "mxfp4", "nf4-g64", *FULL_RANGE,
     )  # fmt: skip
-    candidates: tuple[tuple[str, tuple[str, ...], str], ...] = (
-        ("rows", ("int4", "int3", "int2"), "int3"),
-        ("groups", ("int4-g128", "int3-g128", "int2-g128"), "int3-g128"),
-    )
+    mixtures: tuple[Mixture, ...] = MIXTURES
     options: SolverOptions = field(
         default_factory=lambda: SolverOptions(act_order=True, grid="mse")
     )
@@ -181,30 +212,25 @@ def file_name(title: str) -> str:
 def mixed(bench: Bench) -> None:
     """Formats assigned by the solver's loss, at the bits of a uniform plan."""
     scorer = judge.judge_of(bench.loaded, bench.windows(HELDOUT))
-    for name, candidates, reference in bench.setting.candidates:
-        folder = bench.folder / f"losses_{name}"
+    for mixture in bench.setting.mixtures:
+        profile = bench.folder / mixture.profile
+        weighings = [one for one in mixture.weighings if one != "damage" or profile.exists()]
+        if not weighings:
+            continue
         found = conversions.losses_in(
-            folder, bench.loaded, candidates, bench.windows(CALIBRATION), bench.setting.options
+            bench.folder / f"losses_{mixture.name}",
+            bench.loaded,
+            mixture.formats,
+            bench.windows(CALIBRATION),
+            bench.setting.options,
         )
-        profile = bench.folder / PROFILE
-        weighings = ("damage", *WEIGHINGS) if profile.exists() else WEIGHINGS
         for weighing in weighings:
-            plan = conversions.assigned(bench.loaded, found, reference, weighing, profile)
-            title = f"mixed {name} {weighing} at {reference}"
-            bench.record(
-                title,
-                partial(_solved, bench, scorer, file_name(title), plan),
-            )
-        bench.record(
-            f"gptq {reference}",
-            partial(
-                _solved,
-                bench,
-                scorer,
-                f"gptq_{reference}",
-                conversions.uniform(bench.loaded, reference),
-            ),
-        )
+            plan = conversions.assigned(bench.loaded, found, mixture.reference, weighing, profile)
+            title = f"mixed {mixture.name} {weighing} at {mixture.reference}"
+            bench.record(title, partial(_solved, bench, scorer, file_name(title), plan))
+        uniform = conversions.uniform(bench.loaded, mixture.reference)
+        title = f"gptq {mixture.reference}"
+        bench.record(title, partial(_solved, bench, scorer, file_name(title), uniform))
 
 
 def plans(bench: Bench) -> None:

@@ -45,7 +45,16 @@ def small(run, tmp_path):
         calibration=(4, 16),
         heldout=(3, 16),
         formats=("int3-g16", "bfp4"),
-        candidates=(("groups", ("int4-g16", "int3-g16", "int2-g16"), "int3-g16"),),
+        mixtures=(
+            run.Mixture(
+                name="groups",
+                formats=("int4-g16", "int3-g16", "int2-g16"),
+                reference="int3-g16",
+            ),
+            run.Mixture(
+                name="unprofiled", formats=("int3",), reference="int3", weighings=("damage",)
+            ),
+        ),
         options=SolverOptions(act_order=True, grid="mse"),
         variants=(
             run.Variant(
