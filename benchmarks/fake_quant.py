@@ -8,8 +8,9 @@ the path that MPQ_KERNEL or the device chooses. A call stands between a clone an
 disturbs both alike. All times are on the clock, the least of the repeats. GB/s counts one read and
 one write of the tensor. Then, where they are importable, the same tensor by microxcaling (`mx`),
 qtorch, torchao and gfloat, in the formats that they share; decoding the packed tensor, beside a
-clone of the result and eager's decoding (with `--only-decoding`, nothing else); and nanoseconds a
-value over sizes of 2^16 to 2^28 values.
+clone of the result and eager's decoding (with `--only-decoding`, nothing else; on a CPU in
+processor time, which other processes disturb less); and nanoseconds a value over sizes of 2^16 to
+2^28 values.
 """
 
 import argparse
@@ -106,12 +107,15 @@ def print_decoding(text: str, x: Tensor, axis: int, dtype: str, repeats: int) ->
     """One format, dtype and axis of what is decoded."""
     encoded = encode(x, text, axis)
     decode(encoded)  # what is compiled on first use is compiled here
+    clock = time.process_time if x.device.type == "cpu" else time.perf_counter
+    timed = partial(seconds, calls=4, clock=clock)
     own, clones, eagers = [], [], []
     for _ in range(repeats):
-        clone = seconds(x.clone)
-        own.append(seconds(lambda: decode(encoded)))
+        clone = timed(x.clone)
+        own.append(timed(lambda: decode(encoded)))
         clones.append(own[-1] / clone)
-        eagers.append(own[-1] / seconds(lambda: eager_codes.decode_blocks(encoded, x.dtype)))
+        once = seconds(lambda: eager_codes.decode_blocks(encoded, x.dtype), clock=clock)
+        eagers.append(own[-1] / once)
     path = choose(x, encoded.format, axis, "decode")
     print(
         f"{text:<16}{dtype:<10}{'last' if axis else 'first':<6}{path:<8}"
@@ -158,15 +162,17 @@ def print_growth(powers: Sequence[int], device: str, repeats: int) -> None:
         print(f"{name:<16}" + "".join(cells))
 
 
-def seconds(call: Callable[[], object], calls: int = 1) -> float:
-    """Seconds on the clock of one of some calls, work on a GPU included."""
+def seconds(
+    call: Callable[[], object], calls: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds, on the wall's clock or another, of one of some calls, work on a GPU included."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         call()
     wait()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 if __name__ == "__main__":

@@ -62,8 +62,10 @@ class Encoder(Path, Protocol):
 class Decoder(Path, Protocol):
     """What a module that decodes has."""
 
-    def decode_blocks(self, encoded: Encoded, dtype: torch.dtype) -> Tensor:
-        """The values that were encoded, in the dtype."""
+    def decode_blocks(
+        self, encoded: Encoded, dtype: torch.dtype, out: Tensor | None = None
+    ) -> Tensor:
+        """The values that were encoded, in the dtype; in `out`, where it is given."""
 
 
 def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
@@ -86,8 +88,10 @@ def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
     return path.encode_blocks(x, format, axis)
 
 
-def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
+def decode_blocks(encoded: Encoded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """The values of a tensor that is not empty, in the dtype, by the path chosen for it.
+
+    They go to `out`, where it is given, a contiguous tensor of the shape and the dtype.
 
     Raises:
         FormatError: MPQ_KERNEL names no path, or one that cannot take this tensor.
@@ -97,7 +101,7 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     values = encoded.codes.new_empty((), dtype=wider).expand(encoded.shape)
     chosen = choose(values, encoded.format, encoded.axis, "decode")
     path = cast(Decoder, _module(chosen, "decode"))
-    return path.decode_blocks(encoded, dtype)
+    return path.decode_blocks(encoded, dtype, out)
 
 
 def choose(x: Tensor, format: Format, axis: int, task: Task = "quantize") -> str:

@@ -50,14 +50,19 @@ def covers(format: Format, x: Tensor, axis: int) -> bool:
     return block.rows == 1 and size <= LARGEST_BLOCK
 
 
-def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
-    """The values of a covered tensor that is not empty, in the dtype, bit for bit those of eager.
+def decode_blocks(encoded: Encoded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The values of a covered tensor that is not empty, bit for bit those of eager.
+
+    Args:
+        encoded: What is stored.
+        dtype: Of the values.
+        out: Where they go: contiguous, of the shape and the dtype; None: a tensor of their own.
 
     Raises:
         FormatError: What is stored is not as many bytes and scales as the shape takes.
         TypeError: A part that the format stores is missing.
     """
-    out = torch.empty(encoded.shape, dtype=dtype)
+    given, out = out, torch.empty(encoded.shape, dtype=dtype) if out is None else out
     if encoded.format.block is None or encoded.format.block == TENSOR:
         _decode_alone(encoded, out)
         return out
@@ -65,7 +70,7 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
         encoded, out, place_of(encoded.shape, encoded.axis, encoded.format.block)
     ):
         del out  # eager's own stands in its place
-        return eager.decode_blocks(encoded, dtype)
+        return eager.decode_blocks(encoded, dtype, given)
     return out
 
 

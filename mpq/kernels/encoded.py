@@ -134,8 +134,13 @@ def encode_values(
     )
 
 
-def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
-    """The values of a tensor that is not empty, in the dtype."""
+def decode_blocks(encoded: Encoded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The values of a tensor that is not empty, in the dtype; in `out`, where it is given."""
+    values = _decoded(encoded, dtype)
+    return values if out is None else out.copy_(values)
+
+
+def _decoded(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     format, element = encoded.format, encoded.format.element
     codes = _unpacked(encoded.codes, element.width, math.prod(encoded.shape))
     arithmetic = arithmetic_dtype(encoded.dtype)

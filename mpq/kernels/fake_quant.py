@@ -84,22 +84,39 @@ def encode(x: Tensor, format: Format | str, axis: int = -1, *, name: str | None 
     return encode_blocks(x, format, axis)
 
 
-def decode(encoded: Encoded, dtype: torch.dtype | None = None) -> Tensor:
+def decode(
+    encoded: Encoded, dtype: torch.dtype | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """The values that were encoded.
 
     Args:
         encoded: What `encode` returned.
         dtype: A float dtype; None for that of the encoded tensor.
+        out: Where they go, and what comes back: a contiguous tensor of the shape, dtype and
+            device. None: a tensor of their own.
 
     Raises:
-        FormatError: The dtype is none that values can take.
+        FormatError: The dtype is none that values can take, or `out` is no such tensor.
     """
     dtype = dtype or encoded.dtype
+    if out is not None:
+        _require_room(out, encoded, dtype)
     empty = torch.empty(encoded.shape if 0 in encoded.shape else 0, dtype=dtype)
     _require_float(empty, None)
     if 0 in encoded.shape:
-        return empty.to(encoded.codes.device)
-    return decode_blocks(encoded, dtype)
+        return empty.to(encoded.codes.device) if out is None else out
+    return decode_blocks(encoded, dtype, out)
+
+
+def _require_room(out: Tensor, encoded: Encoded, dtype: torch.dtype) -> None:
+    wanted = (encoded.shape, dtype, encoded.codes.device)
+    given = (tuple(out.shape), out.dtype, out.device)
+    if given != wanted or not out.is_contiguous():
+        raise FormatError(
+            f"values of shape {wanted[0]} in {dtype} on {wanted[2]} are decoded into a contiguous "
+            f"tensor of just these, not shape {given[0]} in {given[1]} on {given[2]} with strides "
+            f"{out.stride()}: give such a tensor, or no `out`"
+        )
 
 
 def _require_float(x: Tensor, name: str | None) -> None:

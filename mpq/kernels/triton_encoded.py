@@ -68,7 +68,7 @@ def encode_blocks(x: Tensor, format: Format, axis: int) -> Encoded:
     )
 
 
-def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
+def decode_blocks(encoded: Encoded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """The values of a tensor that is not empty, in the dtype, bit for bit those of eager.
 
     Raises:
@@ -80,7 +80,8 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     format = encoded.format
     at = positive_axis(encoded.shape, encoded.axis)
     codes = stored_codes(encoded)
-    out = torch.empty(encoded.shape, dtype=dtype, device=codes.device)
+    if out is None:
+        out = torch.empty(encoded.shape, dtype=dtype, device=codes.device)
     told = decoding_facts(format, dtype, in_pieces=in_pieces(format, out, at))
     kernel, beside = triton_decoding.decode_alone, list[Tensor]()
     match format.scale:

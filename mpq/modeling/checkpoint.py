@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from mpq.errors import CheckpointError
-from mpq.modeling.checkpoint_model import build_model, config_of, move_buffers
+from mpq.modeling.checkpoint_model import build_model, config_of, dtype_of, move_buffers
 from mpq.modeling.checkpoint_reading import Checkpoint, open_checkpoint
 from mpq.modeling.checkpoint_writing import write_checkpoint
 from mpq.modeling.loading import LoadedModel, place_of
@@ -66,7 +66,9 @@ def model_of(
         offload_blocks(model, sources, checkpoint, place)
     else:
         for source in sources:
-            source.tensor.data = source.values(source.stored(checkpoint), place)
+            stored = source.stored(checkpoint)
+            out = torch.empty(source.shape, dtype=dtype_of(stored), device=place)
+            source.tensor.data = source.values(stored, out)
         move_buffers(model, place)
     keep_activations(model, checkpoint.plan)
     return model

@@ -57,21 +57,25 @@ class Source:
             for name in self.parts.values()
         ]
 
-    def values(self, stored: Sequence[Stored], device: torch.device) -> Tensor:
-        """The tensor's values, decoded on the device, in memory of their own."""
+    def values(self, stored: Sequence[Stored], out: Tensor) -> Tensor:
+        """The tensor's values, decoded into `out`, of the shape, `dtype_of(stored)` and device."""
         if None in self.parts:
-            return _decoded(stored[0], device)
-        first = _decoded(stored[0], device)
-        values = torch.empty(self.shape, dtype=first.dtype, device=device)
+            return _decoded(stored[0], out)
         for part, one in zip(self.parts, stored, strict=True):
-            values[part] = _decoded(one, device)
-        return values
+            _decoded(one, out[part])
+        return out
 
 
-def _decoded(stored: Stored, device: torch.device) -> Tensor:
+def dtype_of(stored: Sequence[Stored]) -> torch.dtype:
+    """The dtype of a tensor's values, of which these are the parts."""
+    first = stored[0]
+    return first.dtype if isinstance(first, Tensor) else first.encoded.dtype
+
+
+def _decoded(stored: Stored, out: Tensor) -> Tensor:
     if isinstance(stored, Tensor):
-        return stored.to(device, copy=True)
-    return unpack_weight(with_tensors(stored, lambda x: x.to(device)))
+        return out.copy_(stored)
+    return unpack_weight(with_tensors(stored, lambda x: x.to(out.device)), out=out)
 
 
 def build_model(checkpoint: Checkpoint) -> tuple[PreTrainedModel, list[Source]]:

@@ -3,13 +3,18 @@
 Before a block runs, its weights are decoded onto the device; afterwards they are let go. While it
 runs, the packed bytes of the next one are fetched: from the mapped files into memory by a thread,
 and to a CUDA device through pinned memory on a stream of its own. So there are never more than
-one block decoded and one packed, beside what lies outside of the blocks.
+one block decoded and one packed, beside what lies outside of the blocks. On a CPU both lie in
+memory that every block takes again: fresh pages cost as much as decoding, and weights of a few
+megabytes each would leave a heap behind into which the next ones do not fit. So a weight's values
+are overwritten once its block has run.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,9 +23,12 @@ from transformers import PreTrainedModel
 
 from mpq.errors import ModelError
 from mpq.modeling.blockwise import blocks
-from mpq.modeling.checkpoint_model import Source, Stored, move_buffers
+from mpq.modeling.checkpoint_model import Source, Stored, dtype_of, move_buffers
 from mpq.modeling.checkpoint_reading import Checkpoint
 from mpq.modeling.packed import with_tensors
+
+ALIGNMENT = 64
+"""Bytes: where a tensor begins in a piece of memory, as torch's own do."""
 
 
 def offload_blocks(
@@ -53,7 +61,9 @@ def offload_blocks(
     away = {id(source) for of_one in inside for source in of_one}
     for source in sources:
         if id(source) not in away:
-            source.tensor.data = source.values(source.stored(checkpoint), device)
+            stored = source.stored(checkpoint)
+            out = torch.empty(source.shape, dtype=dtype_of(stored), device=device)
+            source.tensor.data = source.values(stored, out)
         else:
             _let_go(source, device)
     move_buffers(model, device)
@@ -108,6 +118,7 @@ class _Turns:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mpq-offload")
         self._next: Future[_Fetched] | None = None
         self._stream = _side_stream(device)
+        self._packed, self._decoded = _Room(device), _Room(device)
 
     def attach(self, block: nn.Module, index: int) -> None:
         """From now on the block's weights come when it runs and go when it has run."""
@@ -130,25 +141,30 @@ class _Turns:
             fetched = self._fetch(index)
         if fetched.arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(fetched.arrived)
-        for source, stored in zip(self._inside[index], fetched.stored, strict=True):
+        pairs = list(zip(self._inside[index], fetched.stored, strict=True))
+        self._decoded.clear(
+            source.shape.numel() * dtype_of(stored).itemsize for source, stored in pairs
+        )
+        for source, stored in pairs:
             claimed = [_each(one, self._claim) for one in stored]
-            source.tensor.data = source.values(claimed, self._device)
+            out = self._decoded.place(source.shape, dtype_of(stored))
+            source.tensor.data = source.values(claimed, out)
         # Generation comes back to the first block with the next token.
         self._next = self._thread.submit(self._fetch, (index + 1) % len(self._inside))
 
     def _fetch(self, index: int) -> _Fetched:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            stored = [
-                [_each(one, self._bring) for one in source.stored(self._checkpoint)]
-                for source in self._inside[index]
-            ]
+            mapped = [source.stored(self._checkpoint) for source in self._inside[index]]
+            every = chain.from_iterable(map(_tensors, chain(*mapped)))
+            self._packed.clear(x.nbytes for x in every)
+            stored = [[_each(one, self._bring) for one in each] for each in mapped]
             arrived = None if self._stream is None else self._stream.record_event()
         return _Fetched(index=index, stored=stored, arrived=arrived)
 
     def _bring(self, x: Tensor) -> Tensor:
         """A tensor of a mapped file in memory; on CUDA on its way to the device."""
         if self._stream is None:
-            return x.clone()
+            return self._packed.place(x.shape, x.dtype).copy_(x)
         return x.pin_memory().to(self._device, non_blocking=True)
 
     def _claim(self, x: Tensor) -> Tensor:
@@ -156,6 +172,34 @@ class _Turns:
         if self._stream is not None:
             x.record_stream(torch.cuda.current_stream(self._device))
         return x
+
+
+class _Room:
+    """Memory that a block's tensors take together, and those of the next block after them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._taken = 0
+
+    def clear(self, sizes: Iterable[int]) -> None:
+        """Whatever was placed here is given up, for tensors of so many bytes each."""
+        self._taken, needed = 0, sum(_aligned(size) for size in sizes)
+        if self._device.type == "cpu" and self._memory.nbytes < needed:
+            del self._memory  # before there is more
+            self._memory = torch.empty(needed, dtype=torch.uint8)
+
+    def place(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A tensor of any values; on CUDA, whose memory torch itself keeps, one of its own."""
+        if self._device.type != "cpu":
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        start, end = self._taken, self._taken + math.prod(shape) * dtype.itemsize
+        self._taken = start + _aligned(end - start)
+        return self._memory[start:end].view(dtype).view(shape)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
@@ -167,6 +211,18 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 def _each(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
     return bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
+
+
+def _tensors(stored: Stored) -> list[Tensor]:
+    """All tensors of it, in the order in which `_each` comes to them."""
+    found: list[Tensor] = []
+
+    def find(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    _each(stored, find)
+    return found
 
 
 def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:

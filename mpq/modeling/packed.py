@@ -51,18 +51,22 @@ class PackedWeight:
         return self.encoded.num_bits + _BITS_OF_AN_ENTRY * entries
 
 
-def unpack_weight(packed: PackedWeight, dtype: torch.dtype | None = None) -> Tensor:
+def unpack_weight(
+    packed: PackedWeight, dtype: torch.dtype | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """The weight's values, columns back in place.
 
     Args:
         packed: The weight.
         dtype: Of the result; the one the weight was encoded from if None.
+        out: Where the values go, as `decode` takes it; None: a tensor of their own.
     """
-    values = decode(packed.encoded, dtype)
     if packed.order is None:
-        return values
+        return decode(packed.encoded, dtype, out=out)
+    values = decode(packed.encoded, dtype)
     order = packed.order.to(device=values.device, dtype=torch.long)
-    return torch.empty_like(values).index_copy_(packed.encoded.axis, order, values)
+    out = torch.empty_like(values) if out is None else out
+    return out.index_copy_(packed.encoded.axis, order, values)
 
 
 def with_tensors(packed: PackedWeight, transform: Callable[[Tensor], Tensor]) -> PackedWeight:

@@ -133,6 +133,15 @@ def test_a_dtype_that_does_not_hold_the_values_saturates_them(path, text, axis):
         assert_same_bits(path, encoded, dtype)
 
 
+@pytest.mark.parametrize("text", ["bfp4", "int4a-g16", "fp8-e4m3", "int8-tensor"])
+@pytest.mark.parametrize("size", [1.0, 1e6])  # of which float16 does not hold the second
+def test_values_go_where_they_are_wanted(path, text, size):
+    encoded = eager.encode_blocks(normal(6, 40) * size, parse_format(text), -1)
+    out = torch.full((6, 40), 9.0, dtype=torch.float16)
+    assert path.decode_blocks(encoded, torch.float16, out) is out
+    assert torch.equal(out, eager.decode_blocks(encoded, torch.float16))
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [("bfp4", "scales"), ("int4a", "zero_points"), ("nvfp4", "tensor_scales")],

@@ -32,9 +32,9 @@ def handed(monkeypatch):
     """The shapes of the tensors that eager decodes."""
     shapes, decode_blocks = [], eager.decode_blocks
 
-    def decode(encoded, dtype):
+    def decode(encoded, dtype, out=None):
         shapes.append(encoded.shape)
-        return decode_blocks(encoded, dtype)
+        return decode_blocks(encoded, dtype, out)
 
     monkeypatch.setattr(eager, "decode_blocks", decode)
     return shapes

@@ -174,3 +174,32 @@ def test_signal_to_noise_of_normal_values(text, deviation, decibels):
     x = normal(256, 4096) * deviation
     noise = (quantize(x, text) - x).double().square().sum()
     assert 10 * torch.log10(x.double().square().sum() / noise) > decibels
+
+
+@pytest.mark.parametrize("path", ["", "eager"])
+@pytest.mark.parametrize("text", ["bfp4", "int4a-g16", "log8"])
+def test_values_are_decoded_into_memory_that_is_given(text, path, monkeypatch):
+    encoded = encode(torch.randn(3, 40), text)
+    monkeypatch.setenv("MPQ_KERNEL", path)
+    out = torch.empty(3, 40)
+    assert decode(encoded, out=out) is out
+    assert torch.equal(out, decode(encoded))
+    empty = encode(torch.empty(0, 4), text)
+    nothing = torch.empty(0, 4)
+    assert decode(empty, out=nothing) is nothing
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        torch.empty(40, 3),
+        torch.empty(3, 40, dtype=torch.bfloat16),
+        torch.empty(3, 40, device="meta"),
+        torch.empty(40, 3).T,
+    ],
+)
+def test_memory_that_does_not_fit_the_values_is_refused(out):
+    encoded = encode(torch.randn(3, 40), "bfp4")
+    told = r"values of shape \(3, 40\) in torch.float32 on cpu are decoded into a contiguous"
+    with pytest.raises(FormatError, match=told):
+        decode(encoded, out=out)

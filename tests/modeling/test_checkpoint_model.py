@@ -10,9 +10,10 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from mpq import Plan, apply_plan, uniform_plan
+from mpq import Plan, apply_plan, encode, uniform_plan
 from mpq.errors import CheckpointError
 from mpq.modeling.checkpoint import config_of, model_of, open_checkpoint, write_checkpoint
+from mpq.modeling.checkpoint_model import dtype_of
 from mpq.modeling.packed import PackedWeight, unpack_weight
 from tests.modeling.checkpoints import packed_tensors, rewrite, saved, signed
 from tests.modeling.families import FAMILIES, UNREACHABLE, build, logits, text
@@ -128,6 +129,12 @@ _SMALL = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
+
+
+def test_stored_tensors_have_the_dtype_that_their_values_take():
+    encoded = PackedWeight(encoded=encode(torch.ones(2, 4).half(), "int8"))
+    assert dtype_of([encoded, torch.ones(2)]) == torch.float16
+    assert dtype_of([torch.ones(2).bfloat16()]) == torch.bfloat16
 
 
 def test_a_classifier_is_one_again(tmp_path):

@@ -68,6 +68,36 @@ def test_one_block_is_decoded_at_a_time_and_none_afterwards(tmp_path):
     assert held(model) == at_rest
 
 
+def test_every_block_takes_the_same_memory(tmp_path):
+    model = deep(tmp_path, 4)
+    seen, lowest = [], []
+    for _, block in blocks(model):
+        block.mlp.register_forward_hook(lambda *_: seen.append(held(model)))
+        block.mlp.register_forward_hook(
+            lambda mlp, *_: lowest.append(mlp.gate_proj.weight.untyped_storage().data_ptr())
+        )
+    for tokens in (text(), text(1, 7)):
+        logits(model, tokens)
+    assert len(lowest) == 8
+    assert len(set(lowest)) == 1
+    assert len(set(seen)) == 1
+
+
+def test_a_larger_block_is_given_more_room():
+    room = offload._Room(torch.device("cpu"))
+    for count in (3, 100, 7):
+        room.clear([count * 4, count * 2])
+        whole = room.place(torch.Size([count]), torch.float32)
+        half = room.place(torch.Size([count, 1]), torch.bfloat16)
+        whole.fill_(1.0)
+        half.fill_(2.0)
+        assert whole.tolist() == [1.0] * count
+        assert half.flatten().tolist() == [2.0] * count
+        assert half.shape == (count, 1)
+        assert whole.data_ptr() % offload.ALIGNMENT == half.data_ptr() % offload.ALIGNMENT == 0
+    assert room.place(torch.Size([]), torch.float32).numel() == 1
+
+
 def test_the_thread_reads_one_block_ahead_and_no_more(tmp_path, monkeypatch):
     fetched = []
     original = offload._Turns._fetch

@@ -36,6 +36,14 @@ def test_columns_come_back_to_the_places_that_the_order_names(axis):
             assert torch.equal(back[position], decode(packed.encoded)[column])
 
 
+@pytest.mark.parametrize("order", [None, shuffled(40)])
+def test_values_go_where_they_are_wanted(order):
+    packed = PackedWeight(encoded=encode(weight(), "bfp4"), order=order)
+    out = torch.empty(6, 40)
+    assert unpack_weight(packed, out=out) is out
+    assert torch.equal(out, unpack_weight(packed))
+
+
 def test_an_entry_of_the_order_counts_32_bits():
     packed = PackedWeight(encoded=encode(weight(), "bfp4"), order=shuffled(40))
     assert packed.num_bits == packed.encoded.num_bits + 32 * 40
