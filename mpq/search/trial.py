@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 RESULT = "result"
 """User attribute of a finished trial: all that a `TrialRecord` holds."""
 
-RUNGS = 8
-"""Parts that the windows are cut into when a pruner may stop a trial between them."""
-
 
 def direct_params(space: Space, choices: Choices) -> dict[str, int]:
     """A plan as parameters of the direct space: one ordered integer a group."""
