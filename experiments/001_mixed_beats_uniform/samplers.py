@@ -256,7 +256,6 @@ def result_of(study: Study, curves: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(sum(record.seconds for record in study.records), 2),
         "forward_seconds": round(sum(record.forward_seconds for record in study.records), 2),
         "hypervolume": {str(count): shares[count - 1] for count in sorted(kept)},
-        # A plan that was tried before costs a trial but no forward pass.
         "hypervolume_by_measured_plan": [
             share
             for share, record in zip(shares, study.records, strict=True)
