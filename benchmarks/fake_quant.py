@@ -35,7 +35,7 @@ FORMATS = (
     *("nvfp4", "int4", "int4-g128", "int4f-g128", "int4a-g64", "int8-tensor", "nf4-g64"),
     *("fixed8.4", "log8", "minifloat-e4m3", "dmf-e4m3", "fp8-e4m3", "bf16"),
 )
-GROWN = ("bfp4", "int4-g128", "nvfp4", "log8")
+GROWN = ("bfp4", "int4-g128", "nvfp4", "log8", "nf4-g64")
 """Formats whose cost is shown by size."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -128,7 +128,7 @@ def cost(
     def measured(name: str) -> float:
         used = counted(name, sites, plan)
         used_bits, used_values = (sum(of[site.name] for site in used) for of in (bits, values))
-        return _value(name, used_bits, used_values, tokens)
+        return measure_value(name, used_bits, used_values, tokens)
 
     in_blocks = [site for site in counted("weight_bits", sites) if site.block >= 0]
     in_blocks_bits = sum(bits[site.name] for site in in_blocks)
@@ -206,13 +206,20 @@ def bit_limit(measure: str, bound: float, sites: Sequence[Site], tokens: int = 2
     else:
         limit = math.floor(exact * values)
     # A measure is the nearest float of its quotient: one bit more may still round to the bound.
-    next_value = _value(measure, limit + 1, values, tokens)
+    next_value = measure_value(measure, limit + 1, values, tokens)
     upper = COST_MEASURES[measure].direction == "minimize"
     return limit + (next_value <= bound if upper else next_value >= bound)
 
 
-def _value(measure: str, bits: int, values: int, tokens: int) -> float:
-    """A measure's value from the bits, and the number of values, of the sites that it counts."""
+def measure_value(measure: str, bits: int, values: int, tokens: int) -> float:
+    """A measure's value, in its own unit, from the sites that it counts.
+
+    Args:
+        measure: A key of `COST_MEASURES`.
+        bits: Of those sites, as the plan stores them.
+        values: In those sites, activations over `tokens` tokens.
+        tokens: Length of the sequence.
+    """
     if measure == "weight_bytes":
         return -(-bits // 8)
     if measure == "memory_density":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_rel
 
+from mpq.plans.plan import Plan
 from mpq.run import read_json, write_json
 from mpq.search.front import TrialRecord
 from mpq.search.guided import optimum
@@ -19,60 +20,101 @@ STEPS_PER_BIT = 4
 SIGNIFICANCE = 0.05
 
 Front = Sequence[TrialRecord]
+Answers = Mapping[Choices, Choices]
+"""The additive optimum at a budget -> the plan that a search answered with."""
 
 
-class HeldOut:
-    """The held-out KL of plans, window by window; what was measured once is read from a file."""
+class Windows:
+    """The KL of plans, window by window; what was measured once is read from a file."""
 
     def __init__(self, evaluate: Evaluate, space: Space, path: Path) -> None:
         """Reads what is there."""
-        self.evaluate = evaluate
+        self.num_windows = evaluate.num_windows
+        self.batch_size = evaluate.batch_size
+        self._evaluate = evaluate
         self._space = space
         self._path = path
         self._known: dict[str, list[float]] = read_json(self._path) if self._path.exists() else {}
 
+    @property
+    def forward_seconds(self) -> float:
+        """Seconds of this process spent measuring."""
+        return self._evaluate.forward_seconds
+
+    def __call__(
+        self, plan: Plan, first: int = 0, last: int | None = None
+    ) -> Mapping[str, FloatArray]:
+        """The KL of a plan in a range of windows, measured on all where it is new."""
+        if plan.digest not in self._known:
+            self._known[plan.digest] = self._evaluate(plan)["kl"].tolist()
+            write_json(self._path, self._known)
+        return {"kl": np.array(self._known[plan.digest])[first:last]}
+
     def measure(self, some: Sequence[Choices]) -> None:
         """Measures the plans that were not measured before, and writes them down."""
         for choices in some:
-            plan = self._space.plan(choices)
-            if plan.digest not in self._known:
-                self._known[plan.digest] = self.evaluate(plan)["kl"].tolist()
-                write_json(self._path, self._known)
+            self(self._space.plan(choices))
 
     def windows(self, choices: Choices) -> FloatArray:
-        """`[N]`: the KL of each held-out window under a measured plan, nats a token."""
+        """`[N]`: the KL of each window under a measured plan, nats a token."""
         return np.array(self._known[self._space.plan(choices).digest])
 
 
 def against_optima(
-    space: Space, fronts: Mapping[str, Sequence[Front]], heldout: HeldOut
+    space: Space,
+    fronts: Mapping[str, Sequence[Front]],
+    answers: Mapping[str, Sequence[Answers]],
+    heldout: Windows,
 ) -> dict[str, Any]:
     """Each sampler's fronts, one a seed, against the exact additive optimum, budget by budget.
 
     The rival of an optimum is the plan of the front that costs no more, which is the one whose KL
-    was best on the search's own tokens. Of the seeds, the one of the median held-out gain speaks;
+    was best on the search's own tokens; and, at the budgets that were asked for, the plan that the
+    search answered. Of the seeds, the one of the median held-out gain speaks;
     its windows are paired with the optimum's (Student's paired t-test, two-sided), and the
     p-values of a sampler's budgets corrected together (Holm).
 
     Args:
         space: What was searched.
         fronts: Sampler -> the front of each seed.
+        answers: Sampler -> the answers of each seed.
         heldout: Measures plans where the searches did not look.
     """
     optima = [optimum(space, space.damage, {"weight_bits": bits}) for bits in budgets_of(space)]
     heldout.measure(optima)
-    tables = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for sampler, seeds in fronts.items():
-        rows = []
-        for best in optima:
-            plans = [plan_within(space, front, best) for front in seeds]
-            heldout.measure(plans)
-            rows.append(comparison(space, plans, best, heldout))
-        adjusted = holm([row["p"] for row in rows])
-        for index, (row, p) in enumerate(zip(rows, adjusted, strict=True)):
-            row |= {"rung": index % 2 == 0, "p": p, "verdict": verdict(row["gain"], p)}
-        tables[sampler] = rows
-    return {"windows": heldout.evaluate.num_windows, "samplers": tables}
+        rivals = [[plan_within(space, front, best) for front in seeds] for best in optima]
+        tables[sampler] = judged(space, rivals, optima, heldout)
+        for index, row in enumerate(tables[sampler]):
+            row["rung"] = index % 2 == 0
+    asked = {}
+    for sampler, some in answers.items():
+        solved = [best for best in optima if all(best in one for one in some)]
+        asked[sampler] = judged(
+            space, [[one[best] for one in some] for best in solved], solved, heldout
+        )
+    return {"windows": heldout.num_windows, "samplers": tables, "asked": asked}
+
+
+def judged(
+    space: Space, rivals: Sequence[Sequence[Choices]], optima: Sequence[Choices], heldout: Windows
+) -> list[dict[str, Any]]:
+    """The comparison of each optimum with its rivals, one a seed, and the verdict on it."""
+    rows = []
+    for plans, best in zip(rivals, optima, strict=True):
+        heldout.measure(plans)
+        rows.append(comparison(space, plans, best, heldout))
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p": p, "verdict": verdict(row["gain"], p)}
+    return rows
+
+
+def between(space: Space) -> list[Choices]:
+    """The additive optima at the budgets half-way between rungs, cheapest first."""
+    return [
+        optimum(space, space.damage, {"weight_bits": bits}) for bits in budgets_of(space)[1::2]
+    ]
 
 
 def budgets_of(space: Space) -> list[int]:
@@ -94,7 +136,7 @@ def plan_within(space: Space, front: Front, rival: Choices) -> Choices:
 
 
 def comparison(
-    space: Space, seeds: Sequence[Choices], best: Choices, heldout: HeldOut
+    space: Space, seeds: Sequence[Choices], best: Choices, heldout: Windows
 ) -> dict[str, Any]:
     """The plans of all seeds against one optimum: KL, gains, the p-value of the median seed."""
     rival = heldout.windows(best)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optima import HeldOut, against_optima
+from asking import answers_of
+from optima import Windows, against_optima
 from results import compact_json
 from samplers_tables import SHOWN, studies_of, tables_of
 
@@ -36,6 +37,7 @@ from mpq.config import SearchConfig, load_search_config
 from mpq.config_sections import DataSection
 from mpq.plots.hypervolume_frames import hypervolume_rows
 from mpq.run import read_json, write_csv, write_json
+from mpq.search.anchors import Anchor
 from mpq.search.front import TrialRecord, pareto_front, trial_row
 from mpq.search.looks import IN_PLAN
 from mpq.search.objective import Evaluate, make_objectives
@@ -84,7 +86,7 @@ ARMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A finished search: where its trials lie, what it found, at how many plans it looked."""
+    """A finished search: where its trials lie, what it found, what it saw of plans."""
 
     sampler: str
     arm: Arm
@@ -92,7 +94,8 @@ class Study:
     folder: Path
     records: tuple[TrialRecord, ...]
     front: tuple[TrialRecord, ...]
-    looks: int
+    anchors: tuple[Anchor, ...]
+    seen: Mapping[str, Any]
 
 
 def measure_samplers(
@@ -131,9 +134,7 @@ def measure_samplers(
                 say(line_of(studies[-1]))
     curves = hypervolumes(studies)
     refined = {
-        sampler: [
-            study.front for study in studies if study.sampler == sampler and study.arm.refines
-        ]
+        sampler: [study for study in studies if study.sampler == sampler and study.arm.refines]
         for sampler in samplers
     }
     return {
@@ -145,7 +146,13 @@ def measure_samplers(
         "seeds": list(seeds),
         "box": curves["box"],
         "against_optima": against_optima(
-            space, refined, HeldOut(heldout, space, out / "heldout.json")
+            space,
+            {one: [study.front for study in some] for one, some in refined.items()},
+            {
+                one: [answers_of(space, study, evaluate, out) for study in some]
+                for one, some in refined.items()
+            },
+            Windows(heldout, space, out / "heldout.json"),
         ),
         "studies": [
             result_of(study, curves) | {"passes": passes(study, base.data, base.profile.in_plan)}
@@ -194,7 +201,12 @@ def run_study(
         folder=folder,
         records=records,
         front=tuple(pareto_front(records, objectives)),
-        looks=sum(key.startswith(IN_PLAN) for key in search.study.user_attrs),
+        anchors=search.anchors,
+        seen={
+            key.removeprefix(f"{IN_PLAN} "): seen
+            for key, seen in search.study.user_attrs.items()
+            if key.startswith(IN_PLAN)
+        },
     )
 
 
@@ -202,7 +214,7 @@ def passes(study: Study, data: DataSection, in_plan: float) -> float:
     """Passes over the search's tokens that a study took; a repeated plan took none."""
     measured = sum(record.is_evaluated and not record.is_reused for record in study.records)
     tokens = in_plan * data.calibration_tokens
-    return measured + LOOK_PASSES * study.looks * tokens / data.search_tokens
+    return measured + LOOK_PASSES * len(study.seen) * tokens / data.search_tokens
 
 
 def line_of(study: Study) -> str:
@@ -244,7 +256,6 @@ def result_of(study: Study, curves: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(sum(record.seconds for record in study.records), 2),
         "forward_seconds": round(sum(record.forward_seconds for record in study.records), 2),
         "hypervolume": {str(count): shares[count - 1] for count in sorted(kept)},
-        # A plan that was tried before costs a trial but no forward pass.
         "hypervolume_by_measured_plan": [
             share
             for share, record in zip(shares, study.records, strict=True)

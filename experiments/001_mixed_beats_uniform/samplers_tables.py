@@ -96,16 +96,28 @@ def versus(direct: Sequence[float], guided: Sequence[float]) -> tuple[str, str, 
 
 
 def optima_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
-    """How often each sampler's refined front won, tied and lost against the additive optimum."""
+    """How often each sampler's refined front won, tied and lost against the additive optimum.
+
+    Between the rungs also what the search answered when it was asked for that budget.
+    """
     outcomes = ("won", "tied", "lost")
-    columns = [f"{where}: won / tied / lost" for where in ("at the rungs", "between them")]
-    rows: list[Sequence[str]] = [("sampler", *columns, "worst", "best")]
+    places = ("at the rungs", "between them", "between them, asked")
+    columns = [f"{where}: won / tied / lost" for where in places]
+    rows: list[Sequence[str]] = [("sampler", *columns, "worst", "best", "asked: worst", "best")]
     rows.append(("---",) * len(rows[0]))
+    asked = results["against_optima"].get("asked", {})
     for sampler, table in results["against_optima"]["samplers"].items():
+        answered = asked.get(sampler, [])
+        parts = [[row for row in table if row["rung"] == rung] for rung in (True, False)]
         cells = []
-        for rung in (True, False):
-            verdicts = [row["verdict"] for row in table if row["rung"] == rung]
+        for part in (*parts, answered):
+            verdicts = [row["verdict"] for row in part]
             cells.append(" / ".join(str(verdicts.count(outcome)) for outcome in outcomes))
-        gains = [row["gain"] for row in table]
-        rows.append((sampler, *cells, f"{min(gains):+.1%}", f"{max(gains):+.1%}"))
+        rows.append((sampler, *cells, *ends_of(table), *ends_of(answered)))
     return rows
+
+
+def ends_of(table: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The worst and the best gain in a table; empty where nothing was compared."""
+    gains = [row["gain"] for row in table]
+    return (f"{min(gains):+.1%}", f"{max(gains):+.1%}") if gains else ("", "")

@@ -31,11 +31,18 @@ examples:
   mpq-search search_configs/tiny_llama.toml              the model that ships with mpq
   mpq-search search_configs/tiny_llama.toml --dry-run    what it would do, and how long it takes
   mpq-search my.toml --out runs/second --seed 1          another directory, other random draws
+  mpq-search my.toml --at 3.3 4.1                        plans at these costs as well
 
 Everything that describes the experiment is in the TOML; search_configs/tiny_llama.toml explains
 every key. The run directory holds config.toml, provenance.json, study.db (Optuna), trials.csv,
 front.csv, plans/, plots/ and summary.json. The same command resumes a run that was interrupted
 or killed; the same command started several times makes several workers."""
+
+
+AT = (
+    "when all trials are there, also find a plan at each of these values of weight_bits: the "
+    "additive optimum, or what measures better"
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME OF THE CONFIG)")
     add("--device", metavar="DEVICE", help="in place of model.device: auto, cpu, cuda, cuda:1")
     add("--seed", type=int, help="in place of search.seed")
+    add("--at", type=float, nargs="+", default=(), metavar="BITS", help=AT)
     add("--dry-run", action="store_true", help="print what would be done and how long it takes")
     add_log_flags(parser)
     return parser
@@ -83,11 +91,12 @@ def search_formats(args: argparse.Namespace) -> None:
 
         print_dry_run(subject, folder)
         return
-    run_search(subject, folder)
+    run_search(subject, folder, args.at)
 
 
-def run_search(subject: Subject, folder: Path) -> None:
-    """Profile, search, proof and report of one run directory."""
+def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None:
+    """Profile, search, proof and report of one run directory, and plans at further costs."""
+    from mpq.cli.search_asked import answer, asked_anchors
     from mpq.cli.search_report import (
         Artefacts,
         print_comparisons,
@@ -101,6 +110,7 @@ def run_search(subject: Subject, folder: Path) -> None:
     config = subject.config
     run = start(subject, folder)
     search = open_search(subject, run)
+    anchors = asked_anchors(search, at) if at else ()
     artefacts = Artefacts(run, search)
     interrupted = False
     try:
@@ -125,6 +135,8 @@ def run_search(subject: Subject, folder: Path) -> None:
     if interrupted:
         print(f"run directory: {run.path}")
         raise KeyboardInterrupt
+    if anchors:
+        answer(subject, run, search, anchors)
     plots = draw(run, search, proof)
     print(f"run directory: {run.path}  (trials.csv, front.csv, plans/, {', '.join(plots)})")
     print("The same command goes on with a higher search.trials or search.refine.")

@@ -121,7 +121,7 @@ def summary(
         table["proof"] = {
             "measure": proof.measure,
             "windows": proof.num_windows,
-            "comparisons": [_comparison_entry(search, one) for one in proof.comparisons],
+            "comparisons": [comparison_entry(search, one) for one in proof.comparisons],
             "plans": [
                 {"trial": contender.trial, "role": contender.role, **asdict(interval)}
                 for contender, interval in proof.contenders
@@ -130,7 +130,8 @@ def summary(
     return table
 
 
-def _comparison_entry(search: Search, comparison: Comparison) -> dict[str, Any]:
+def comparison_entry(search: Search, comparison: Comparison) -> dict[str, Any]:
+    """A comparison as summary.json holds it, with the file and the cost of the plan left."""
     entry = asdict(comparison)
     del entry["choices"]
     entry["plan"] = f"plans/{plan_name(search, comparison)}.toml"

@@ -93,16 +93,26 @@ by_kind(
 )
 
 
+@compiled
+def nested_unit(peak: int32, above: float32, s: Nested) -> float32:
+    """The unit of a block with this peak, given as bits, under the scale above it."""
+    wanted = in_units(float32(float_of(peak) / s.largest), above)
+    return float32(round_to_float(wanted, s.stored) * above)
+
+
 def _nest_scales(room: Room, place: Place, tile: Tile, s: Nested) -> bool:
     find_peaks(room, place, tile)
+    if s.above.size == 1:
+        # A loop of its own: with a scale to look up for each block it is not vectorised.
+        above = s.above[0]
+        for i in range(tile.blocks):
+            room.unit[i] = nested_unit(room.highs[i], above, s)
+    else:
+        for i in range(tile.blocks):
+            room.unit[i] = nested_unit(room.highs[i], s.above[row_of(place, tile, i)], s)
     faults = 0
     for i in range(tile.blocks):
-        above = s.above[row_of(place, tile, i) if s.above.size > 1 else 0]
-        peak = room.highs[i]
-        wanted = in_units(float32(float_of(peak) / s.largest), above)
-        unit = float32(round_to_float(wanted, s.stored) * above)
-        room.unit[i] = unit
-        faults += 0 if peak < INFINITY and unit <= s.most else 1
+        faults += 0 if room.highs[i] < INFINITY and room.unit[i] <= s.most else 1
     spread(room.unit, place, tile, room.units)
     return faults == 0
 

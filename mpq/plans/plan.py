@@ -46,10 +46,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         formats = dict(sorted(self.formats.items()))
-        texts = {fmt: str(fmt) for fmt in set(formats.values())}
+        # By identity: plans of a thousand sites share a few formats, whose hashes go deep.
+        different = {id(fmt): fmt for fmt in formats.values()}
+        texts = {key: str(fmt) for key, fmt in different.items()}
         # Length prefixes keep ("a", "bc") and ("ab", "c") apart.
         text = "".join(
-            f"{len(part)}:{part}" for name, fmt in formats.items() for part in (name, texts[fmt])
+            f"{len(part)}:{part}"
+            for name, fmt in formats.items()
+            for part in (name, texts[id(fmt)])
         )
         object.__setattr__(self, "formats", MappingProxyType(formats))
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())

@@ -152,7 +152,8 @@ def _target_bits(
     wrong = [t for t, bits in allowed.items() if bits < least or bits > most]
     if wrong:
         raise BudgetError(
-            "search.targets are values of weight_bits that plans of the space can have: from "
+            "search.targets are values of weight_bits, as --at's are, that plans of the space can "
+            "have: from "
             f"{least / values:.6g} (the cheapest plan) to {most / values:.6g} (the dearest"
             f"{' that keeps the budget' if limits else ''}); out of reach: "
             f"{', '.join(f'{target:g}' for target in wrong)}"

@@ -1,16 +1,17 @@
-"""Which trials of a study count, and which one is one too many: what several workers agree on."""
+"""Which trials of a study count, and which one is one too many: what several workers agree on.
+
+A trial that is over stays as it is. So those that no open trial precedes are looked at once, and
+what a trial costs does not grow with the trials before it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mpq.search.front import TrialRecord
+from mpq.search.trial import RESULT, read_record
 from mpq.search.workers import QUEUED
-
-
-def claims_of(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Every trial that counts: finished, running or queued; not the failed ones."""
-    return [trial for trial in trials if trial.state != TrialState.FAIL]
 
 
 def is_refinement(trial: FrozenTrial) -> bool:
@@ -18,21 +19,93 @@ def is_refinement(trial: FrozenTrial) -> bool:
     return bool(trial.user_attrs.get(QUEUED, {}).get("source") == "refine")
 
 
-def is_surplus(
-    number: int, queued: Mapping[str, Any] | None, trials: Sequence[FrozenTrial], *, quota: int
-) -> bool:
-    """True when trials of lower numbers fill the quota, or have the same queued plan.
+class Claims:
+    """How many trials of a study count: finished, running or queued ones, not the failed.
 
-    Args:
-        number: Of the trial that is about to run.
-        queued: What the queue says of it; None for a trial of the sampler's.
-        trials: All trials of lower numbers, at least.
-        quota: How many trials of its sort (exchanges, or all others) the study is to have.
+    Attributes:
+        refined: Exchanges.
+        sampled: All others, seeds included.
+        is_waiting: Whether one of them waits in the queue.
     """
-    is_refined = queued is not None and queued["source"] == "refine"
-    before = [other for other in claims_of(trials) if other.number < number]
-    num_alike = sum(is_refinement(other) == is_refined for other in before)
-    has_twin = queued is not None and any(
-        other.user_attrs.get(QUEUED, {}).get("choices") == queued["choices"] for other in before
-    )
-    return num_alike >= quota or has_twin
+
+    def __init__(self) -> None:
+        """No trials."""
+        self.refined = self.sampled = 0
+        self.is_waiting = False
+        self._open: list[FrozenTrial] = []
+        self._num_over = self._refined_over = self._sampled_over = 0
+        self._plans_over: set[tuple[int, ...]] = set()
+
+    def read(self, trials: Sequence[FrozenTrial]) -> None:
+        """Counts anew.
+
+        Args:
+            trials: All of the study, by number, as they were read a moment ago.
+        """
+        while self._num_over < len(trials) and trials[self._num_over].state.is_finished():
+            self._settle(trials[self._num_over])
+            self._num_over += 1
+        rest = trials[self._num_over :]
+        self._open = [trial for trial in rest if trial.state != TrialState.FAIL]
+        refined = sum(is_refinement(trial) for trial in self._open)
+        self.refined = self._refined_over + refined
+        self.sampled = self._sampled_over + len(self._open) - refined
+        self.is_waiting = any(trial.state == TrialState.WAITING for trial in self._open)
+
+    def _settle(self, trial: FrozenTrial) -> None:
+        if trial.state == TrialState.FAIL:
+            return
+        self._refined_over += is_refinement(trial)
+        self._sampled_over += not is_refinement(trial)
+        if QUEUED in trial.user_attrs:
+            self._plans_over.add(_plan_of(trial.user_attrs[QUEUED]))
+
+    def is_surplus(self, number: int, queued: Mapping[str, Any] | None, *, quota: int) -> bool:
+        """True when trials of lower numbers fill the quota, or have the same queued plan.
+
+        Args:
+            number: Of the trial that is about to run; all of lower numbers were read.
+            queued: What the queue says of it; None for a trial of the sampler's.
+            quota: How many trials of its sort (exchanges, or all others) the study is to have.
+        """
+        is_refined = queued is not None and queued["source"] == "refine"
+        before = [other for other in self._open if other.number < number]
+        num_alike = sum(is_refinement(other) == is_refined for other in before)
+        num_alike += self._refined_over if is_refined else self._sampled_over
+        if queued is None:
+            return num_alike >= quota
+        plans = (_plan_of(o.user_attrs[QUEUED]) for o in before if QUEUED in o.user_attrs)
+        has_twin = _plan_of(queued) in self._plans_over or _plan_of(queued) in plans
+        return num_alike >= quota or has_twin
+
+
+def _plan_of(queued: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(queued["choices"])
+
+
+class Records:
+    """The records of a study's finished trials; each is read once."""
+
+    def __init__(self) -> None:
+        """None."""
+        self._found: dict[int, TrialRecord] = {}
+        self._num_over = 0
+
+    def read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
+        """All of them, by number.
+
+        Args:
+            trials: All of the study, by number, as they were read a moment ago.
+        """
+        new = {
+            trial.number: read_record(trial)
+            for trial in trials[self._num_over :]
+            if trial.number not in self._found
+            and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and RESULT in trial.user_attrs
+        }
+        while self._num_over < len(trials) and trials[self._num_over].state.is_finished():
+            self._num_over += 1
+        if new:
+            self._found = dict(sorted((self._found | new).items()))
+        return list(self._found.values())

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from mpq.cost import COST_MEASURES, Cost
+from mpq.cost import COST_MEASURES
 from mpq.errors import ConfigError
 from mpq.plans.plan import Plan
 from mpq.search.space import FloatArray, resource_of
@@ -133,11 +133,11 @@ def quality_objective(objectives: Sequence[Objective]) -> Objective | None:
 
 def objective_values(
     objectives: Sequence[Objective],
-    cost: Cost,
+    costs: Mapping[str, float],
     windows: Mapping[str, FloatArray],
     functions: Mapping[str, float],
 ) -> tuple[float, ...]:
-    """One value an objective, from a plan's cost, its windows, and the user's functions.
+    """One value an objective, from a plan's costs, its windows, and the user's functions.
 
     Raises:
         ConfigError: The evaluation does not measure what an objective is made of.
@@ -150,7 +150,7 @@ def objective_values(
     values = []
     for objective in objectives:
         if objective.source == "cost":
-            values.append(float(getattr(cost, objective.name)))
+            values.append(costs[objective.name])
         elif objective.source == "windows":
             values.append(objective.reduce(windows[objective.measured]))
         else:

@@ -135,8 +135,9 @@ def check_space(space: Space, settings: SearchSettings, objectives: Sequence[Obj
     traded = traded_resources(objectives)
     if settings.targets and TARGET_RESOURCE not in traded:
         raise ConfigError(
-            "search.targets are values of weight_bits, which must be among search.objectives; "
-            f"got {[o.name for o in objectives]}; for one bound use [search.budget]"
+            "search.targets are values of weight_bits, as --at's are, which must be among "
+            f"search.objectives; got {[o.name for o in objectives]}; for one bound "
+            "use [search.budget]"
         )
     if settings.mode == "guided" and not (settings.budget or traded):
         raise ConfigError(

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mpq.cost import Cost, bit_limit, cost
+from mpq.cost import COST_MEASURES, Cost, bit_limit, cost, measure_value
 from mpq.errors import BudgetError
 from mpq.formats.format import Format
 from mpq.plans.plan import Plan
@@ -142,8 +142,24 @@ class Space:
         """Bits a value that a plan spends of `resource`; 0 when the model has none of it."""
         return self.bits(resource, choices) / max(1, self.values[resource])
 
+    def measures(self, choices: Choices) -> dict[str, float]:
+        """Every measure of cost -> the plan's, from the tables of bits alone.
+
+        The numbers of `cost`, which asks every site's format again: with 1,000 sites that takes
+        tens of milliseconds a plan.
+        """
+        spent = {resource: self.bits(resource, choices) for resource in RESOURCES}
+        return {
+            name: float(
+                measure_value(
+                    name, spent[resource_of(name)], self.values[resource_of(name)], self.tokens
+                )
+            )
+            for name in COST_MEASURES
+        }
+
     def cost(self, choices: Choices) -> Cost:
-        """What a plan costs, in every measure."""
+        """What a plan costs, in every measure, and without what lies outside of the blocks."""
         return cost(self.plan(choices), self.sites, self.tokens)
 
     def predicted_damage(self, choices: Choices) -> float:

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.anchors import compared_resources
-from mpq.search.claims import claims_of, is_refinement, is_surplus
+from mpq.search.claims import Claims, Records
 from mpq.search.expansion import InPlan
 from mpq.search.front import TrialRecord
 from mpq.search.guided import knobs
@@ -33,7 +33,7 @@ from mpq.search.settings import (
     traded_resources,
 )
 from mpq.search.space import Choices, Space
-from mpq.search.trial import RESULT, Judge, direct_params, read_record
+from mpq.search.trial import RESULT, Judge, direct_params
 from mpq.search.workers import (
     QUEUED,
     SURPLUS,
@@ -68,6 +68,8 @@ class Search:
         forward_seconds: Its share spent in the model and the measures.
         num_run: How many trials this process ran.
         study: Optuna's.
+        judge: Turns its trials into results.
+        looks: What was seen of the plans that were refined.
     """
 
     def __init__(  # noqa: PLR0913 (what is searched, who measures it, and where it is kept)
@@ -111,13 +113,12 @@ class Search:
         self.compared = compared_resources(space, traded, self.limits)
         self.anchors = anchors_of(space, settings, self.objectives)
         ladders = ladders_of(space, settings, self.anchors, traded)
-        self.loop_seconds = 0.0
-        self.forward_seconds = 0.0
+        self.loop_seconds = self.forward_seconds = 0.0
         self.num_run = 0
         self._evaluate = evaluate
         self._interrupts = Interrupts()
         self._knobs = knobs(space, ladders) if settings.mode == "guided" else ()
-        self._judge = Judge(
+        self.judge = Judge(
             space=space,
             objectives=self.objectives,
             knobs=self._knobs,
@@ -151,15 +152,15 @@ class Search:
             self.objectives,
             digest=space.digest,
             sampler=self._sampler,
-            pruner=make_pruner(settings.pruner, self.objectives, len(self._judge.rungs)),
+            pruner=make_pruner(settings.pruner, self.objectives, len(self.judge.rungs)),
         )
-        self._looks = Looks(self.study, space, in_plan, self._interrupts)
+        self.looks = Looks(self.study, space, in_plan, self._interrupts)
         self._num_params = len(self._knobs) or len(space.groups)
-        self._started = 0.0
-        self._forward_started = 0.0
+        self._started = self._forward_started = 0.0
         self._reclaimed = -math.inf
         self._current: int | None = None
-        self._records: dict[int, TrialRecord] = {}
+        self._claims = Claims()
+        self._read = Records().read
         self._trials: list[FrozenTrial] = []
 
     def records(self) -> list[TrialRecord]:
@@ -213,14 +214,6 @@ class Search:
         self.loop_seconds += time.perf_counter() - self._started
         self.forward_seconds += self._evaluate.forward_seconds - self._forward_started
 
-    def _read(self, trials: Sequence[FrozenTrial]) -> list[TrialRecord]:
-        finished = (TrialState.COMPLETE, TrialState.PRUNED)
-        new = [t for t in trials if t.number not in self._records and t.state in finished]
-        found = {t.number: read_record(t) for t in new if RESULT in t.user_attrs}
-        if found:
-            self._records = dict(sorted((self._records | found).items()))
-        return list(self._records.values())
-
     def _reclaim(self) -> None:
         if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:
             reclaim(self.study, self._num_params)
@@ -243,13 +236,11 @@ class Search:
 
     def _has_next(self, trials: Sequence[FrozenTrial]) -> bool:
         """True when there is a trial to run; queues an exchange when it is time for one."""
-        claims = claims_of(trials)
-        if any(trial.state == TrialState.WAITING for trial in claims):
+        claims = self._claims
+        claims.read(trials)
+        if claims.is_waiting or claims.sampled < self.settings.trials:
             return True
-        num_refined = sum(is_refinement(trial) for trial in claims)
-        if len(claims) - num_refined < self.settings.trials:
-            return True
-        if num_refined >= self.settings.refine or self.quality is None:
+        if claims.refined >= self.settings.refine or self.quality is None:
             return False
         found = propose(
             self.space,
@@ -257,7 +248,7 @@ class Search:
             self.objectives,
             quality=self.quality,
             anchors=self.anchors,
-            look=self._looks,
+            look=self.looks,
         )
         if found is None:
             return False
@@ -272,7 +263,7 @@ class Search:
         self._sampler.renew(self.study, trial, self._trials)
         trials = self._sampler.trials
         self._refuse_surplus(trial, trials)
-        result = self._judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
+        result = self.judge.judge(trial, trial.user_attrs.get(QUEUED), self._read(trials))
         result["seconds"] = time.perf_counter() - self._started
         result["forward_seconds"] = self._evaluate.forward_seconds - self._forward_started
         trial.set_user_attr(RESULT, result)
@@ -286,7 +277,8 @@ class Search:
         queued = trial.user_attrs.get(QUEUED)
         is_refined = queued is not None and queued["source"] == "refine"
         quota = self.settings.refine if is_refined else self.settings.trials
-        if is_surplus(trial.number, queued, trials, quota=quota):
+        self._claims.read(trials)
+        if self._claims.is_surplus(trial.number, queued, quota=quota):
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
 

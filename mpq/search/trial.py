@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpq.cost import COST_MEASURES, Cost
-from mpq.cost import cost as cost_of
 from mpq.search.anchors import Anchor
 from mpq.search.front import State, TrialRecord
 from mpq.search.guided import Knob, Ladders, decode
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
 
 RESULT = "result"
 """User attribute of a finished trial: all that a `TrialRecord` holds."""
-
-RUNGS = 8
-"""Parts that the windows are cut into when a pruner may stop a trial between them."""
 
 
 def direct_params(space: Space, choices: Choices) -> dict[str, int]:
@@ -91,12 +86,12 @@ class Judge:
         """
         choices = self._draw(trial, queued, records)
         plan = self.space.plan(choices)
-        cost = cost_of(plan, self.space.sites, self.space.tokens)
+        costs = self.space.measures(choices)
         result: dict[str, Any] = {
             **{"source": "sampler", **(queued or {})},
             "choices": list(choices),
             "digest": plan.digest,
-            "costs": {name: float(getattr(cost, name)) for name in COST_MEASURES},
+            "costs": costs,
             "state": "complete",
             "feasible": True,
             "evaluated": True,
@@ -109,11 +104,11 @@ class Judge:
             result["feasible"] &= excess <= 0
         if not result["feasible"]:
             result["evaluated"] = False
-            result["values"] = self._stand_in(choices, cost, records)
+            result["values"] = self._stand_in(choices, costs, records)
             return result
         known = self._known(choices, result["source"], records)
         if known is None:
-            return result | self._measure(trial, plan, cost, result, records)
+            return result | self._measure(trial, plan, result, records)
         self._report(trial, known.windows)
         return result | {
             "reused": True,
@@ -153,7 +148,6 @@ class Judge:
         self,
         trial: Trial,
         plan: Plan,
-        cost: Cost,
         result: Mapping[str, Any],
         records: Sequence[TrialRecord],
     ) -> dict[str, Any]:
@@ -167,7 +161,9 @@ class Judge:
             with self.interrupts.allowed():
                 parts.append(self.evaluate(plan, first, last))
             seen = _joined(parts)
-            found["values"] = list(objective_values(self.objectives, cost, seen, functions))
+            found["values"] = list(
+                objective_values(self.objectives, result["costs"], seen, functions)
+            )
             found["judged"] = last
             if quality is not None and quality.source == "windows":
                 found["windows"] = seen[quality.measured].tolist()
@@ -218,7 +214,7 @@ class Judge:
                 trial.report(self.objectives[0].reduce(shown), step)
 
     def _stand_in(
-        self, choices: Choices, cost: Cost, records: Sequence[TrialRecord]
+        self, choices: Choices, costs: Mapping[str, float], records: Sequence[TrialRecord]
     ) -> list[float]:
         """Values for a plan over budget, which is not run: its costs, and the worst of the rest.
 
@@ -229,7 +225,7 @@ class Judge:
         for index, objective in enumerate(self.objectives):
             measured = [r.first_values[index] for r in records if r.is_comparable]
             if objective.source == "cost":
-                values.append(float(getattr(cost, objective.name)))
+                values.append(costs[objective.name])
             elif measured:
                 values.append(
                     max(measured) if objective.direction == "minimize" else min(measured)

@@ -37,6 +37,83 @@ SURPLUS = "surplus"
 """User attributes: who runs a trial, what a queued trial is, and that a trial was one too many."""
 
 
+_INSERT = (
+    "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+    "VALUES (?, ?, ?, ?)"
+)
+
+
+class BatchingStorage(optuna.storages.RDBStorage):
+    """An SQLite file to which the parameters of a trial are written at once, not one by one.
+
+    A transaction for each is a third of what a trial costs in Optuna. They are written before
+    anything else of the trial is, so whoever sees its state or its attributes sees them. A
+    process that is killed before has lost them: its trial is queued again and draws them anew.
+
+    Optuna's cache calls `_set_trial_param`. Should another release not, nothing waits here.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes what `RDBStorage` takes."""
+        super().__init__(*args, **kwargs)
+        self._waiting: dict[int, list[tuple[int, str, float, str]]] = {}
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: optuna.distributions.BaseDistribution,
+        previous_distribution: optuna.distributions.BaseDistribution | None,
+    ) -> None:
+        if (
+            previous_distribution is None
+        ):  # the first of its name: Optuna compares with the study's
+            super()._set_trial_param(
+                trial_id, param_name, param_value_internal, distribution, previous_distribution
+            )
+            return
+        optuna.distributions.check_distribution_compatibility(previous_distribution, distribution)
+        stored = optuna.distributions.distribution_to_json(distribution)
+        row = (trial_id, param_name, param_value_internal, stored)
+        self._waiting.setdefault(trial_id, []).append(row)
+
+    def _write(self, trial_id: int) -> None:
+        rows = self._waiting.pop(trial_id, [])
+        if rows:
+            with self.engine.begin() as connection:
+                connection.exec_driver_sql(_INSERT, rows)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """As stored, what waited included."""
+        self._write(trial_id)
+        return super().get_trial(trial_id)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Whether it was set; what waited is written before."""
+        self._write(trial_id)
+        return bool(super().set_trial_state_values(trial_id, state, values))
+
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """Sets it; what waited is written before."""
+        self._write(trial_id)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Sets it; what waited is written before."""
+        self._write(trial_id)
+        super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Sets it; what waited is written before."""
+        self._write(trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
+
+
 def open_study(
     url: str,
     name: str,
@@ -95,11 +172,13 @@ def _storage(url: str) -> Any:
         host, _, port = url.removeprefix("grpc://").partition(":")
         return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
     arguments: dict[str, Any] = {}
+    storage = optuna.storages.RDBStorage
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
         path.parent.mkdir(parents=True, exist_ok=True)
         arguments = {"creator": partial(_connect, path)}
-    return optuna.storages.RDBStorage(
+        storage = BatchingStorage
+    return storage(
         url,
         engine_kwargs=arguments,
         heartbeat_interval=HEARTBEAT_SECONDS,

@@ -29,7 +29,7 @@ TINY = {
 def scripts(monkeypatch):
     """The scripts of the folder, which import each other as neighbours do."""
     monkeypatch.syspath_prepend(FOLDER)
-    return {name: importlib.import_module(name) for name in ("samplers", "optima")}
+    return {name: importlib.import_module(name) for name in ("samplers", "optima", "asking")}
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_passes_are_those_of_measured_plans_and_of_looks(samplers, problem, tmp_
     study = study_of(samplers, problem, tmp_path)
     data = load_search_config(samplers.CONFIG, {}).data
     measured = sum(not record.is_reused for record in study.records)
-    assert study.looks > 0
-    assert samplers.passes(study, data, 0.25) == measured + 1.5 * study.looks
+    assert len(study.seen) > 0
+    assert samplers.passes(study, data, 0.25) == measured + 1.5 * len(study.seen)
 
 
 def test_a_finished_study_is_read_and_an_interrupted_one_goes_on(samplers, problem, tmp_path):
@@ -143,12 +143,12 @@ def test_budgets_are_the_uniform_costs_and_even_steps_between(optima, problem):
 
 def test_a_front_of_the_optima_themselves_ties_with_them_everywhere(optima, problem, tmp_path):
     space = make_space(problem)
-    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    heldout = optima.Windows(problem, space, tmp_path / "heldout.json")
     front = [
         record_of(space, optima.optimum(space, space.damage, {"weight_bits": bits}))
         for bits in optima.budgets_of(space)
     ]
-    table = optima.against_optima(space, {"same": [front]}, heldout)["samplers"]["same"]
+    table = optima.against_optima(space, {"same": [front]}, {}, heldout)["samplers"]["same"]
     assert {row["verdict"] for row in table} == {"tied"}
     assert {row["gain"] for row in table} == {0.0}
     assert [row["rung"] for row in table[:3]] == [True, False, True]
@@ -161,9 +161,9 @@ def record_of(space, choices):
 
 def test_a_front_of_uniform_plans_loses_between_them_and_says_so(optima, problem, tmp_path):
     space = make_space(problem)
-    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    heldout = optima.Windows(problem, space, tmp_path / "heldout.json")
     front = [record_of(space, choices) for choices in space.uniform.values()]
-    table = optima.against_optima(space, {"none": [front]}, heldout)["samplers"]["none"]
+    table = optima.against_optima(space, {"none": [front]}, {}, heldout)["samplers"]["none"]
     assert (table[0]["verdict"], table[-1]["verdict"]) == ("tied", "tied")
     assert "lost" in {row["verdict"] for row in table[1:-1]}
     for row in table:
@@ -181,7 +181,7 @@ def test_the_rival_costs_no_more_and_is_the_best_of_those(optima, problem):
 
 def test_of_the_seeds_the_median_speaks(optima, problem, tmp_path):
     space = make_space(problem)
-    heldout = optima.HeldOut(problem, space, tmp_path / "heldout.json")
+    heldout = optima.Windows(problem, space, tmp_path / "heldout.json")
     plans = list(space.uniform.values())
     heldout.measure(plans)
     row = optima.comparison(space, [plans[4], plans[0], plans[2]], plans[1], heldout)
@@ -192,8 +192,8 @@ def test_of_the_seeds_the_median_speaks(optima, problem, tmp_path):
 def test_held_out_plans_are_measured_once_and_kept(optima, problem, tmp_path):
     space, path = make_space(problem), tmp_path / "heldout.json"
     plans = list(space.uniform.values())
-    optima.HeldOut(problem, space, path).measure(plans)
-    again = optima.HeldOut(problem, space, path)
+    optima.Windows(problem, space, path).measure(plans)
+    again = optima.Windows(problem, space, path)
     again.measure([*plans, plans[0]])
     assert problem.calls == len(plans)
     expected = problem(space.plan(plans[1]))["kl"]
@@ -218,6 +218,47 @@ def test_pairs_are_compared_within_their_windows(optima):
     assert optima.verdict(-0.1, 0.2) == "tied"
 
 
+# --- answers between the rungs ----------------------------------------------------------------
+
+
+def test_answers_cost_no_more_than_the_optima_and_measure_no_worse(
+    samplers, scripts, problem, tmp_path
+):
+    study, space = study_of(samplers, problem, tmp_path), make_space(problem)
+    answers = scripts["asking"].answers_of(space, study, problem, tmp_path)
+    assert [*answers] == scripts["optima"].between(space)
+    for best, answer in answers.items():
+        assert space.bits("weight_bits", answer) <= space.bits("weight_bits", best)
+        gain = problem(space.plan(best))["kl"].mean() - problem(space.plan(answer))["kl"].mean()
+        assert (gain > 0) == (answer != best)
+    assert any(answer != best for best, answer in answers.items())
+
+
+def test_what_was_answered_is_not_asked_again(samplers, scripts, problem, tmp_path):
+    study, space = study_of(samplers, problem, tmp_path), make_space(problem)
+    before = scripts["asking"].answers_of(space, study, problem, tmp_path)
+    calls = problem.calls
+    assert scripts["asking"].answers_of(space, study, problem, tmp_path) == before
+    assert problem.calls == calls
+    # Another search measures and looks at what is new to all of them.
+    (study.folder / "asked.json").unlink()
+    assert scripts["asking"].answers_of(space, study, problem, tmp_path) == before
+    assert problem.calls == calls
+
+
+def test_answers_are_held_against_the_optima(scripts, problem, tmp_path):
+    optima, space = scripts["optima"], make_space(problem)
+    heldout = optima.Windows(problem, space, tmp_path / "heldout.json")
+    uniform = [*space.uniform.values()]
+    dearer = {best: best for best in optima.between(space)[:-1]}
+    table = optima.against_optima(
+        space, {}, {"same": [dearer], "widest": [dict.fromkeys(dearer, uniform[-1])]}, heldout
+    )["asked"]
+    assert {row["verdict"] for row in table["same"]} == {"tied"}
+    assert {row["verdict"] for row in table["widest"]} == {"won"}
+    assert len(table["same"]) == len(optima.between(space)) - 1
+
+
 # --- the script -------------------------------------------------------------------------------
 
 
@@ -239,6 +280,7 @@ def test_a_tiny_setting_runs_and_resumes(samplers, tmp_path, monkeypatch, capsys
     assert results["config"]["data"]["search_tokens"] == 256
     assert results["against_optima"]["windows"] == 4
     assert len(results["against_optima"]["samplers"]["random"]) == 17
+    assert len(results["against_optima"]["asked"]["random"]) == 8
     assert results["box"]["worst"][1] > results["box"]["best"][1]
     tables = (tmp_path / "results" / "samplers.md").read_text()
     assert tables.count("| random | guided + refine |") == 1

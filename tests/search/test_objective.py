@@ -30,10 +30,10 @@ def test_wrong_objectives(names):
 
 def test_values_come_from_windows_costs_and_functions():
     space = make_space(Problem(make_sites(1)))
-    cost = space.cost(space.uniform["bfp4"])
+    costs = space.measures(space.uniform["bfp4"])
     objectives = make_objectives(["perplexity", "weight_bits", "m:f", "accuracy"])
     windows = {"loss": np.array([1.0, 3.0]), "accuracy": np.array([0.0, 1.0])}
-    values = objective_values(objectives, cost, windows, {"m:f": 7.0})
+    values = objective_values(objectives, costs, windows, {"m:f": 7.0})
     assert values == (math.exp(2.0), 4.5, 7.0, 0.5)
 
 
@@ -42,16 +42,16 @@ def test_nan_counts_as_worst():
     assert kl.reduce(np.array([1.0, np.nan])) == math.inf
     assert accuracy.reduce(np.array([np.nan])) == -math.inf
     space = make_space(Problem(make_sites(1)))
-    cost = space.cost(space.uniform["bfp4"])
-    assert objective_values([function], cost, {}, {"maximize:m:f": math.nan}) == (-math.inf,)
+    costs = space.measures(space.uniform["bfp4"])
+    assert objective_values([function], costs, {}, {"maximize:m:f": math.nan}) == (-math.inf,)
     assert make_objectives(["perplexity"])[0].reduce(np.array([1e4])) == math.inf
 
 
 def test_a_measure_that_the_task_does_not_have_is_named():
     space = make_space(Problem(make_sites(1)))
-    cost = space.cost(space.uniform["bfp4"])
+    costs = space.measures(space.uniform["bfp4"])
     with pytest.raises(ConfigError, match=r"\['accuracy'\] are not measured .* \['kl'\]"):
-        objective_values(make_objectives(["accuracy"]), cost, {"kl": np.zeros(1)}, {})
+        objective_values(make_objectives(["accuracy"]), costs, {"kl": np.zeros(1)}, {})
 
 
 def test_better_follows_the_direction():

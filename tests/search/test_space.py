@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mpq.cost import cost
+from mpq.cost import COST_MEASURES, cost
 from mpq.errors import BudgetError
 from mpq.search.build import build_space
 from mpq.search.space import RESOURCES, allowed_bits, resource_of, uniform_choices
@@ -25,6 +25,7 @@ def test_integer_bits_agree_with_the_cost_of_the_plan(space):
         density = 32 / space.mean_bits("memory_density", choices)
         assert density == pytest.approx(measured.memory_density, rel=1e-12)
         assert space.cost(choices) == measured
+        assert space.measures(choices) == {name: getattr(measured, name) for name in COST_MEASURES}
 
 
 def test_a_group_without_the_format_takes_the_next_wider_or_its_widest():

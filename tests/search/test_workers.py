@@ -1,7 +1,9 @@
 import datetime
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import optuna
 import pytest
@@ -132,3 +134,83 @@ def test_a_study_knows_its_measures(study):
         "objectives": ["minimize kl", "minimize weight_bits"],
     }
     assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+
+
+def open_file(folder):
+    return open_study(
+        f"sqlite:///{folder}/study.db",
+        "s",
+        OBJECTIVES,
+        digest="abc",
+        sampler=make_sampler("random", seed=0, trials=10),
+        pruner=make_pruner("none", OBJECTIVES, 1),
+    )
+
+
+def rows_of(folder):
+    """Number of trial -> its parameters, as another program finds them in the file."""
+    with closing(sqlite3.connect(folder / "study.db")) as file:
+        joined = "SELECT number, param_name, param_value FROM trial_params NATURAL JOIN trials"
+        found = {}
+        for number, name, value in file.execute(joined):
+            found.setdefault(number, {})[name] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda _, trial: trial.set_user_attr("a", 1),
+        lambda _, trial: trial.set_constraint("c", 0.0),
+        lambda study, trial: study.tell(trial, [1.0, 2.0]),
+        lambda study, trial: study.tell(trial.number, state=TrialState.FAIL),
+    ],
+)
+def test_parameters_are_written_together_before_what_comes_next(tmp_path, then):
+    silence_optuna()
+    study = open_file(tmp_path)
+    first, params = begin(study, None, num_params=3)
+    study.tell(first, [1.0, 2.0])
+    trial, more = begin(study, None, num_params=3)
+    # Nothing is there yet: a trial's parameters do not take a transaction each.
+    assert rows_of(tmp_path) == {0: params}
+    then(study, trial)
+    assert rows_of(tmp_path) == {0: params, 1: more}
+
+
+def test_other_workers_read_what_was_written_together(tmp_path):
+    silence_optuna()
+    study = open_file(tmp_path)
+    params = []
+    for _ in range(3):
+        trial, drawn = begin(study, this_worker())
+        study.tell(trial, [1.0, 2.0])
+        params.append(drawn)
+    seen = open_file(tmp_path).get_trials()
+    assert [one.params for one in seen] == params
+    assert [one.distributions for one in seen] == [seen[0].distributions] * 3
+
+
+def test_a_parameter_that_became_another_is_refused(tmp_path):
+    silence_optuna()
+    study = open_file(tmp_path)
+    study.tell(begin(study, None)[0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="different distribution kind"):
+        study.ask().suggest_int("x0", 0, 1)
+
+
+def test_parameters_are_there_when_a_pruner_is_told_of_a_rung(tmp_path):
+    silence_optuna()
+    objectives = OBJECTIVES[:1]
+    study = open_study(
+        f"sqlite:///{tmp_path}/study.db",
+        "s",
+        objectives,
+        digest="abc",
+        sampler=make_sampler("random", seed=0, trials=10),
+        pruner=make_pruner("median", objectives, 8),
+    )
+    study.tell(begin(study, None)[0], 1.0)
+    trial, params = begin(study, None)
+    trial.report(1.0, 1)
+    assert rows_of(tmp_path)[1] == params
