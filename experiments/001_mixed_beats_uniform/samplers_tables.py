@@ -112,7 +112,8 @@ def optima_rows(results: Mapping[str, Any]) -> list[Sequence[str]]:
         cells = []
         for part in (*parts, answered):
             verdicts = [row["verdict"] for row in part]
-            cells.append(" / ".join(str(verdicts.count(outcome)) for outcome in outcomes))
+            counts = (str(verdicts.count(outcome)) for outcome in outcomes)
+            cells.append(" / ".join(counts) if part else "")
         rows.append((sampler, *cells, *ends_of(table), *ends_of(answered)))
     return rows
 
