@@ -10,6 +10,7 @@ import pytest
 from tests.data.tokenizers import byte_tokenizer
 from tests.modeling.checkpoints import saved
 from tests.modeling.families import build
+from tests.scripts import importable
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -21,12 +22,12 @@ def run(monkeypatch, capsys):
     """Runs a benchmark's main with arguments, and returns what it printed, as words by line."""
 
     def printed(name, *arguments):
-        monkeypatch.syspath_prepend(FOLDER)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         importlib.import_module(name).main()
         return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
-    return printed
+    with importable(FOLDER):
+        yield printed
 
 
 def rows_of(lines, *first):
@@ -106,8 +107,7 @@ def test_offload_writes_a_random_model_of_the_size_asked_for(run):
 
 
 @needs_proc
-def test_convert_memory(run, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(FOLDER)
+def test_convert_memory(run, tmp_path):
     convert_memory = importlib.import_module("convert_memory")
     convert_memory.write_model(tmp_path, 16, 2)
     (line,) = run("convert_memory", "--model", tmp_path, "--tokens", 256)

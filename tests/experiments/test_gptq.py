@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,16 @@ from mpq.modeling.loading import load_model
 from mpq.modeling.sites import places
 from tests.data.tokenizers import byte_tokenizer
 from tests.modeling.families import save_llama
+from tests.scripts import importable
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "002_gptq"
-SCRIPTS = ("windows", "conversions", "judge", "report", "run")
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """The module run.py; other experiments have scripts of the same names."""
-    monkeypatch.syspath_prepend(FOLDER)
-    before = {name: sys.modules.pop(name, None) for name in SCRIPTS}
-    yield importlib.import_module("run")
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module is not None:
-            sys.modules[name] = module
+def run():
+    """The module run.py."""
+    with importable(FOLDER):
+        yield importlib.import_module("run")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from mpq.config import load_search_config
 from mpq.errors import DataError, RunError
 from mpq.formats.zoo import parse_format
 from mpq.run import read_toml, write_toml
+from tests.scripts import importable
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "001_mixed_beats_uniform"
@@ -31,10 +32,10 @@ SCRIPTS = (
 
 
 @pytest.fixture
-def scripts(monkeypatch):
+def scripts():
     """The scripts of the folder, which import each other as neighbours do."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return {name: importlib.import_module(name) for name in SCRIPTS}
+    with importable(FOLDER):
+        yield {name: importlib.import_module(name) for name in SCRIPTS}
 
 
 # --- text -------------------------------------------------------------------------------------

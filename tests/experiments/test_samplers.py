@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 
 from mpq.config import load_search_config
 from mpq.plans.move import UNTOUCHED, Move
+from tests.scripts import importable
 from tests.search.synthetic import Problem, make_sites, make_space
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "001_mixed_beats_uniform"
@@ -26,10 +27,10 @@ TINY = {
 
 
 @pytest.fixture
-def scripts(monkeypatch):
+def scripts():
     """The scripts of the folder, which import each other as neighbours do."""
-    monkeypatch.syspath_prepend(FOLDER)
-    return {name: importlib.import_module(name) for name in ("samplers", "optima", "asking")}
+    with importable(FOLDER):
+        yield {name: importlib.import_module(name) for name in ("samplers", "optima", "asking")}
 
 
 @pytest.fixture

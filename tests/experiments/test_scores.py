@@ -16,6 +16,7 @@ from mpq.formats.zoo import parse_format
 from mpq.plans.plan import Plan
 from mpq.profiling.sensitivity import METHODS
 from mpq.profiling.table import DamageTable
+from tests.scripts import importable
 from tests.search.synthetic import make_sites
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "001_mixed_beats_uniform"
@@ -31,9 +32,9 @@ TINY = {
 
 
 @pytest.fixture
-def drawing(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    return importlib.import_module("drawing")
+def drawing():
+    with importable(FOLDER):
+        yield importlib.import_module("drawing")
 
 
 @pytest.fixture
