@@ -41,7 +41,7 @@ def rows_of(scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """One row a score: bits, megabytes, perplexity, KL, and perplexity lost for each MB saved."""
     full = scores["full precision"]
     rows = []
-    for name, score in scores.items():
+    for name, score in sorted(scores.items(), key=lambda item: _kind(item[0])):
         lost = math.exp(score["loss"]) - math.exp(full["loss"])
         size = score.get("bytes")
         saved = None if size is None else (full["bytes"] - size) / MB
@@ -56,6 +56,16 @@ def rows_of(scores: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _kind(name: str) -> int:
+    """Where a score's row stands: formats, other ways of solving them, mixtures, plans, others."""
+    words = name.split()
+    if "plan" in words:
+        return 3
+    if words[0] in ("rtn", "gptq"):
+        return 0 if len(words) == 2 else 1
+    return {"full": 0, "mixed": 2}.get(words[0], 4)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

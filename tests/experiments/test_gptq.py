@@ -107,6 +107,10 @@ def test_all_parts_in_a_small_setting(small, tmp_path, capsys):
         assert sum(mixed["formats"].values()) == 14
     tables = (tmp_path / "tables.md").read_text()
     assert "| gptq bfp4 | 4.500 |" in tables
+    firsts = [line.split(" | ")[0] for line in tables.splitlines() if line.startswith("| ")]
+    assert firsts[1:3] == ["| full precision", "| rtn int3-g16"]
+    assert firsts.index("| gptq bfp4") < firsts.index("| gptq exact groups bfp4")
+    assert firsts[-1] == "| rival tool"
     assert json.loads((tmp_path / "results.json").read_text())["small"]["scores"] == scores
 
 
