@@ -87,7 +87,12 @@ MIXTURES = (
         formats=("int4-g128", "int3-g128", "int2-g128"),
         reference="int3-g128",
     ),
-    Mixture(name="rows", formats=("int4", "int3", "int2"), reference="int3"),
+    Mixture(
+        name="rows",
+        formats=("int4", "int3", "int2"),
+        reference="int3",
+        weighings=("absolute", "relative"),
+    ),
 )
 
 AT_GROUPS = ("int4-g128", "int3-g128")
