@@ -25,7 +25,11 @@ from mpq.modeling.sites import Place
 from mpq.plans.plan import Plan
 
 HESSIAN_BYTES = 8 * 2**30
-"""What the sums of one round of passes may take together; one sum may take more."""
+"""What the sums of one round of passes may take together in a computer's own memory."""
+
+SHARE_OF_DEVICE = 4
+"""One part in so many of a device's free memory may go to sums: solving takes as much again as the
+largest of them, several times over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,7 @@ def convert_block(work: BlockWork) -> ConvertedBlock:
     biases: dict[str, Tensor] = {}
     for stage in _stages(work, readers):
         made: list[ConvertedTensor] = []
-        for portion in in_portions(stage, HESSIAN_BYTES):
+        for portion in in_portions(stage, hessian_room(work.device)):
             sums = sums_seen(portion, work.passes, work.device)
             for reader in portion:
                 # Each sum goes with its use: a large layer's Hessian takes gigabytes.
@@ -117,6 +121,14 @@ def _stages(work: BlockWork, readers: Sequence[Reader]) -> list[list[Reader]]:
     if not work.passes or not work.options.true_sequential:
         return [list(readers)]
     return in_order_of_calls(readers, work.passes[0])
+
+
+def hessian_room(device: torch.device) -> int:
+    """Bytes that the sums of one round of passes may take together; a sum alone may take more."""
+    if device.type != "cuda":
+        return HESSIAN_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(HESSIAN_BYTES, free // SHARE_OF_DEVICE)
 
 
 def in_portions(readers: Sequence[Reader], limit: int) -> list[list[Reader]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.convert.assignment import CandidateLosses
-from mpq.convert.block import HESSIAN_BYTES, WalkOptions, in_portions, sums_seen
+from mpq.convert.block import WalkOptions, hessian_room, in_portions, sums_seen
 from mpq.convert.solver import solve
 from mpq.convert.streams import Progress, Stream, advance, passes, start_stream
 from mpq.errors import PlanError
@@ -125,7 +125,7 @@ def _losses_of(
     means: dict[int, _Mean] = {}
     unseen: list[Reader] = []
     rows: dict[str, Any] = {}
-    for portion in in_portions(readers, HESSIAN_BYTES):
+    for portion in in_portions(readers, hessian_room(work.device)):
         sums = sums_seen(portion, runs, work.device)
         for reader in portion:
             seen = sums.pop(reader.name)

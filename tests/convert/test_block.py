@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from mpq.convert import block as converting
-from mpq.convert.block import BlockWork, WalkOptions, convert_block, in_portions, sums_seen
+from mpq.convert.block import (
+    BlockWork,
+    WalkOptions,
+    convert_block,
+    hessian_room,
+    in_portions,
+    sums_seen,
+)
 from mpq.convert.options import SolverOptions
 from mpq.convert.streams import passes, start_stream
 from mpq.errors import ModelError
@@ -87,6 +94,14 @@ def test_portions_keep_the_order_and_the_limit():
     assert two[0] == readers[:2]
     assert [reader for portion in two for reader in portion] == readers
     assert in_portions([], 1) == []
+
+
+def test_a_device_gives_a_share_of_what_it_has_free(monkeypatch):
+    assert hessian_room(CPU) == converting.HESSIAN_BYTES
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 1000))
+    assert hessian_room(torch.device("cuda")) == 100
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    assert hessian_room(torch.device("cuda")) == converting.HESSIAN_BYTES
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mpq.convert import losses as measuring
+from mpq.convert import block as converting
 from mpq.convert.block import WalkOptions
 from mpq.convert.hessian import HessianSum
 from mpq.convert.losses import LossWork, measure_losses
@@ -101,7 +101,7 @@ def test_what_lies_outside_of_the_blocks_is_refused(tmp_path):
 def test_sums_in_portions_give_the_same_losses(tmp_path, monkeypatch):
     model = build("mixtral")
     whole = measure_losses(work(model), tmp_path / "whole", silent)
-    monkeypatch.setattr(measuring, "HESSIAN_BYTES", 1)
+    monkeypatch.setattr(converting, "HESSIAN_BYTES", 1)
     assert measure_losses(work(model), tmp_path / "parts", silent) == whole
 
 
