@@ -98,9 +98,9 @@ def test_portions_keep_the_order_and_the_limit():
 
 def test_a_device_gives_a_share_of_what_it_has_free(monkeypatch):
     assert hessian_room(CPU) == converting.HESSIAN_BYTES
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (400, 1000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (400, 1000))
     assert hessian_room(torch.device("cuda")) == 100
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
     assert hessian_room(torch.device("cuda")) == converting.HESSIAN_BYTES
 
 
