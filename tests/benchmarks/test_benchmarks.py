@@ -93,7 +93,9 @@ def test_offload(run, tmp_path):
         (line,) = run("offload", tmp_path, "--case", case, "--tokens", 2)
         row = json.loads(" ".join(line))
         assert row.keys() == {"speed", "loaded", "peak", "mapped", "block", "packed", "outside"}
-        assert is_positive([row[name] for name in ("speed", "peak", "mapped", "packed")])
+        assert is_positive([row[name] for name in ("speed", "packed", "outside")])
+        # A process that ran other tests before may need no new page for so small a model.
+        assert row["peak"] >= max(0, row["loaded"])
         assert row["packed"] < row["block"]
 
 

@@ -128,7 +128,7 @@ def test_biases_that_engines_would_drop_are_told_before_the_walk():
 def test_a_checkpoint_with_added_biases_is_not_exported(tmp_path):
     checkpoint = SimpleNamespace(biases_added=("model.layers.0.mlp.up_proj.bias",))
     with pytest.raises(ExportError, match=r"layers without one were given \(model\.layers\.0\."):
-        convert_exports._write("gptq", tmp_path, checkpoint, {})
+        convert_exports._write("gptq", tmp_path, checkpoint, {}, lambda *_: None)
 
 
 def test_tables_know_the_head_that_is_tied_to_them():
