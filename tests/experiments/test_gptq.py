@@ -33,31 +33,32 @@ def small(run, tmp_path):
     save_llama(model, num_key_value_heads=4)
     for name in ("a", "b"):
         (tmp_path / name).write_text("The quick brown fox jumps over the lazy dog. " * 40)
-    setting = run.Setting(
+    settings = importlib.import_module("settings")
+    setting = settings.Setting(
         model=str(model),
         dtype="float32",
         calibration=(4, 16),
         heldout=(3, 16),
         formats=("int3-g16", "bfp4"),
         mixtures=(
-            run.Mixture(
+            settings.Mixture(
                 name="groups",
                 formats=("int4-g16", "int3-g16", "int2-g16"),
                 reference="int3-g16",
             ),
-            run.Mixture(
+            settings.Mixture(
                 name="unprofiled", formats=("int3",), reference="int3", weighings=("damage",)
             ),
         ),
         options=SolverOptions(act_order=True, grid="mse"),
         variants=(
-            run.Variant(
+            settings.Variant(
                 name="absmax, one pass",
                 formats=("int3-g16",),
                 changes={"grid": "absmax"},
                 true_sequential=False,
             ),
-            run.Variant(name="exact groups", formats=("bfp4",), changes={"groups": "exact"}),
+            settings.Variant(name="exact groups", formats=("bfp4",), changes={"groups": "exact"}),
         ),
     )
     texts = ["--calibration", str(tmp_path / "a"), "--heldout", str(tmp_path / "b")]
