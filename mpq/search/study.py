@@ -91,7 +91,7 @@ class Search:
             objectives: In the order of the study.
             settings: See `SearchSettings`.
             evaluate: Measures a plan; called in this process only.
-            storage: URL; see `workers.open_study`.
+            storage: URL; see `storage.open_storage`.
             name: Of the study in its storage.
             functions: The objectives that are functions of the user's.
             in_plan: Looks at the plans that are refined; the seconds it takes are part of
@@ -146,16 +146,17 @@ class Search:
             trials=settings.trials,
             ranges=param_ranges(space, self._knobs),
         )
+        self._num_params = len(self._knobs) or len(space.groups)
         self.study = open_study(
             storage,
             name,
             self.objectives,
             digest=space.digest,
+            num_params=self._num_params,
             sampler=self._sampler,
             pruner=make_pruner(settings.pruner, self.objectives, len(self.judge.rungs)),
         )
         self.looks = Looks(self.study, space, in_plan, self._interrupts)
-        self._num_params = len(self._knobs) or len(space.groups)
         self._started = self._forward_started = 0.0
         self._reclaimed = -math.inf
         self._current: int | None = None
