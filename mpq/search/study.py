@@ -225,7 +225,7 @@ class Search:
     def _queue_seeds(self) -> None:
         """Queues the seeds that have no trial, or failed ones only."""
         queued = queued_plans(self.study.get_trials(deepcopy=False))
-        for seed in self._seeds[: self.settings.trials]:
+        for seed in self._seeds:
             if seed.choices not in queued:
                 more = {"source": seed.source, "anchor": seed.anchor}
                 self._queue(seed.choices, seed.params, more)

@@ -91,10 +91,3 @@ def test_a_seed_that_only_failed_is_measured_after_all_trials(tmp_path):
         make_search(tmp_path, **SETTINGS).run()
         assert measured(search).count(choices) == 1
         assert len(measured(search)) == 13
-
-
-def test_a_search_with_fewer_trials_than_seeds_leaves_no_failed_ones(tmp_path):
-    for _ in range(2):
-        search = make_search(tmp_path, **SETTINGS | {"trials": 2})
-        search.run()
-        assert [trial.state.name for trial in search.study.get_trials()] == ["COMPLETE"] * 2
