@@ -7,16 +7,25 @@ what a trial costs does not grow with the trials before it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.front import TrialRecord
 from mpq.search.trial import RESULT, read_record
 from mpq.search.workers import QUEUED
 
 
-def is_refinement(trial: FrozenTrial) -> bool:
+def is_refinement(trial: FrozenTrial | Trial) -> bool:
     """True for an exchange; all others are the sampler's, seeds included."""
     return bool(trial.user_attrs.get(QUEUED, {}).get("source") == "refine")
+
+
+def queued_plans(trials: Sequence[FrozenTrial]) -> set[tuple[int, ...]]:
+    """The plans of those trials from the queue that did not fail."""
+    return {
+        _plan_of(trial.user_attrs[QUEUED])
+        for trial in trials
+        if QUEUED in trial.user_attrs and trial.state != TrialState.FAIL
+    }
 
 
 class Claims:
@@ -33,7 +42,7 @@ class Claims:
         self.refined = self.sampled = 0
         self.is_waiting = False
         self._open: list[FrozenTrial] = []
-        self._num_over = self._refined_over = self._sampled_over = 0
+        self._num_over = self._refined_over = self._sampled_over = self._seeds_over = 0
         self._plans_over: set[tuple[int, ...]] = set()
 
     def read(self, trials: Sequence[FrozenTrial]) -> None:
@@ -58,24 +67,30 @@ class Claims:
         self._refined_over += is_refinement(trial)
         self._sampled_over += not is_refinement(trial)
         if QUEUED in trial.user_attrs:
+            self._seeds_over += not is_refinement(trial)
             self._plans_over.add(_plan_of(trial.user_attrs[QUEUED]))
 
     def is_surplus(self, number: int, queued: Mapping[str, Any] | None, *, quota: int) -> bool:
         """True when trials of lower numbers fill the quota, or have the same queued plan.
+
+        A seed's place is taken by other seeds only: one that comes back late is measured, however
+        many trials the sampler has had meanwhile.
 
         Args:
             number: Of the trial that is about to run; all of lower numbers were read.
             queued: What the queue says of it; None for a trial of the sampler's.
             quota: How many trials of its sort (exchanges, or all others) the study is to have.
         """
-        is_refined = queued is not None and queued["source"] == "refine"
         before = [other for other in self._open if other.number < number]
-        num_alike = sum(is_refinement(other) == is_refined for other in before)
-        num_alike += self._refined_over if is_refined else self._sampled_over
         if queued is None:
-            return num_alike >= quota
-        plans = (_plan_of(o.user_attrs[QUEUED]) for o in before if QUEUED in o.user_attrs)
-        has_twin = _plan_of(queued) in self._plans_over or _plan_of(queued) in plans
+            num_before = self._sampled_over + sum(not is_refinement(other) for other in before)
+            return num_before >= quota
+        is_refined = queued["source"] == "refine"
+        others = [other for other in before if QUEUED in other.user_attrs]
+        num_alike = sum(is_refinement(other) == is_refined for other in others)
+        num_alike += self._refined_over if is_refined else self._seeds_over
+        plan = _plan_of(queued)
+        has_twin = plan in self._plans_over or plan in queued_plans(others)
         return num_alike >= quota or has_twin
 
 

@@ -7,13 +7,14 @@ started several times it makes several workers.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.anchors import compared_resources
-from mpq.search.claims import Claims, Records
+from mpq.search.claims import Claims, Records, is_refinement, queued_plans
 from mpq.search.expansion import InPlan
 from mpq.search.front import TrialRecord
 from mpq.search.guided import knobs
@@ -91,7 +92,7 @@ class Search:
             objectives: In the order of the study.
             settings: See `SearchSettings`.
             evaluate: Measures a plan; called in this process only.
-            storage: URL; see `workers.open_study`.
+            storage: URL; see `storage.open_storage`.
             name: Of the study in its storage.
             functions: The objectives that are functions of the user's.
             in_plan: Looks at the plans that are refined; the seconds it takes are part of
@@ -146,16 +147,17 @@ class Search:
             trials=settings.trials,
             ranges=param_ranges(space, self._knobs),
         )
+        self._num_params = len(self._knobs) or len(space.groups)
         self.study = open_study(
             storage,
             name,
             self.objectives,
             digest=space.digest,
+            num_params=self._num_params,
             sampler=self._sampler,
             pruner=make_pruner(settings.pruner, self.objectives, len(self.judge.rungs)),
         )
         self.looks = Looks(self.study, space, in_plan, self._interrupts)
-        self._num_params = len(self._knobs) or len(space.groups)
         self._started = self._forward_started = 0.0
         self._reclaimed = -math.inf
         self._current: int | None = None
@@ -216,12 +218,13 @@ class Search:
 
     def _reclaim(self) -> None:
         if time.monotonic() - self._reclaimed > RECLAIM_SECONDS:
+            optuna.storages.fail_stale_trials(self.study)
             reclaim(self.study, self._num_params)
             self._reclaimed = time.monotonic()
 
     def _queue_seeds(self) -> None:
-        trials = self.study.get_trials(deepcopy=False)
-        queued = {tuple(t.user_attrs[QUEUED]["choices"]) for t in trials if QUEUED in t.user_attrs}
+        """Queues the seeds that have no trial, or failed ones only."""
+        queued = queued_plans(self.study.get_trials(deepcopy=False))
         for seed in self._seeds:
             if seed.choices not in queued:
                 more = {"source": seed.source, "anchor": seed.anchor}
@@ -275,10 +278,14 @@ class Search:
     def _refuse_surplus(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """Fails the trial when the study has enough of its sort, or the same plan is queued."""
         queued = trial.user_attrs.get(QUEUED)
-        is_refined = queued is not None and queued["source"] == "refine"
-        quota = self.settings.refine if is_refined else self.settings.trials
+        quota = self.settings.refine if is_refinement(trial) else self.settings.trials
+        is_surplus = partial(self._claims.is_surplus, trial.number, queued, quota=quota)
         self._claims.read(trials)
-        if self._claims.is_surplus(trial.number, queued, quota=quota):
+        if not is_surplus():
+            return
+        # A trial that was open when they were read may have failed, and this be its successor.
+        self._claims.read(self.study.get_trials(deepcopy=False))
+        if is_surplus():
             trial.set_user_attr(SURPLUS, True)
             raise _SurplusError
 

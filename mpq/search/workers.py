@@ -1,4 +1,4 @@
-"""Where a study lives, and what happens to the trials of workers that are gone.
+"""A study with several workers, and what happens to the trials of those that are gone.
 
 A trial whose worker is gone is marked failed and queued again with what it had: at once when the
 worker ran on this machine and its process is dead, otherwise when its heartbeat stops (databases
@@ -7,26 +7,22 @@ only; a journal file has no heartbeats).
 
 import os
 import socket
-import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from mpq.errors import RunError
 from mpq.search.objective import Objective
 from mpq.search.samplers import TURN, trial_turn
+from mpq.search.storage import open_storage
 
-HEARTBEAT_SECONDS = 60
-GRACE_SECONDS = 180
 UNCLAIMED_SECONDS = 10
 """Age at which a running trial without a worker's name must have lost it: to claim a trial is the
 first thing that its worker does, and takes milliseconds."""
@@ -37,101 +33,24 @@ SURPLUS = "surplus"
 """User attributes: who runs a trial, what a queued trial is, and that a trial was one too many."""
 
 
-_INSERT = (
-    "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
-    "VALUES (?, ?, ?, ?)"
-)
-
-
-class BatchingStorage(optuna.storages.RDBStorage):
-    """An SQLite file to which the parameters of a trial are written at once, not one by one.
-
-    A transaction for each is a third of what a trial costs in Optuna. They are written before
-    anything else of the trial is, so whoever sees its state or its attributes sees them. A
-    process that is killed before has lost them: its trial is queued again and draws them anew.
-
-    Optuna's cache calls `_set_trial_param`. Should another release not, nothing waits here.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Takes what `RDBStorage` takes."""
-        super().__init__(*args, **kwargs)
-        self._waiting: dict[int, list[tuple[int, str, float, str]]] = {}
-
-    def _set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: optuna.distributions.BaseDistribution,
-        previous_distribution: optuna.distributions.BaseDistribution | None,
-    ) -> None:
-        if (
-            previous_distribution is None
-        ):  # the first of its name: Optuna compares with the study's
-            super()._set_trial_param(
-                trial_id, param_name, param_value_internal, distribution, previous_distribution
-            )
-            return
-        optuna.distributions.check_distribution_compatibility(previous_distribution, distribution)
-        stored = optuna.distributions.distribution_to_json(distribution)
-        row = (trial_id, param_name, param_value_internal, stored)
-        self._waiting.setdefault(trial_id, []).append(row)
-
-    def _write(self, trial_id: int) -> None:
-        rows = self._waiting.pop(trial_id, [])
-        if rows:
-            with self.engine.begin() as connection:
-                connection.exec_driver_sql(_INSERT, rows)
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As stored, what waited included."""
-        self._write(trial_id)
-        return super().get_trial(trial_id)
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        """Whether it was set; what waited is written before."""
-        self._write(trial_id)
-        return bool(super().set_trial_state_values(trial_id, state, values))
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        """Sets it; what waited is written before."""
-        self._write(trial_id)
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Sets it; what waited is written before."""
-        self._write(trial_id)
-        super().set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Sets it; what waited is written before."""
-        self._write(trial_id)
-        super().set_trial_system_attr(trial_id, key, value)
-
-
 def open_study(
     url: str,
     name: str,
     objectives: Sequence[Objective],
     *,
     digest: str,
+    num_params: int,
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
 ) -> Study:
     """The study `name` in the storage at `url`, made when it is not there.
 
     Args:
-        url: A database URL of Optuna's, `journal:///path` for a journal file, or
-            `grpc://host:port` for a storage proxy. SQLite is switched to write-ahead logging, so
-            that several workers and a dashboard can use it at once.
+        url: See `storage.open_storage`.
         name: Of the study.
         objectives: Their names and directions must be those that the study was made with.
         digest: Of the space, which must be the one that the study was made for.
+        num_params: How many parameters a trial has.
         sampler: For trials of this process.
         pruner: For trials of this process.
 
@@ -140,7 +59,7 @@ def open_study(
     """
     made_for = {"space": digest, "objectives": [f"{o.direction} {o.name}" for o in objectives]}
     study = optuna.create_study(
-        storage=_storage(url),
+        storage=open_storage(url, num_params=num_params, on_stale=requeue),
         study_name=name,
         directions=[objective.direction for objective in objectives],
         sampler=sampler,
@@ -160,43 +79,6 @@ def open_study(
         for key, value in made_for.items():
             study.set_user_attr(key, value)
     return study
-
-
-def _storage(url: str) -> Any:
-    if url.startswith("journal://"):
-        log = Path(url.removeprefix("journal://"))
-        log.parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(str(log))
-        return optuna.storages.JournalStorage(backend)
-    if url.startswith("grpc://"):
-        host, _, port = url.removeprefix("grpc://").partition(":")
-        return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-    arguments: dict[str, Any] = {}
-    storage = optuna.storages.RDBStorage
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arguments = {"creator": partial(_connect, path)}
-        storage = BatchingStorage
-    return storage(
-        url,
-        engine_kwargs=arguments,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=requeue,
-    )
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """A connection in write-ahead mode: readers and one writer do not wait for each other.
-
-    A killed process loses nothing; a power cut may lose the last trials, never the file
-    (`synchronous=NORMAL`, https://www.sqlite.org/wal.html section 2.3).
-    """
-    connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
 
 
 def this_worker() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import optuna
 from optuna.trial import TrialState
 
-from mpq.search.claims import Claims, Records, is_refinement
+from mpq.search.claims import Claims, Records, is_refinement, queued_plans
 from mpq.search.trial import RESULT
 from mpq.search.workers import QUEUED
 
@@ -63,6 +63,22 @@ def test_a_trial_is_one_too_many_when_earlier_ones_of_its_sort_fill_the_quota():
     assert claims.is_surplus(4, EXCHANGE | {"choices": [9]}, quota=1)
     waiting = claims_of([*trials[:2], trial(2, EXCHANGE, state=TrialState.WAITING)])
     assert not waiting.is_surplus(2, EXCHANGE, quota=1)
+
+
+def test_a_plan_is_queued_while_one_of_its_trials_has_not_failed():
+    failed = trial(0, SEED, state=TrialState.FAIL)
+    others = [trial(1), trial(2, EXCHANGE, state=TrialState.RUNNING)]
+    assert queued_plans([failed, *others]) == {(1, 0)}
+    assert queued_plans([failed, *others, trial(3, SEED)]) == {(0, 1), (1, 0)}
+
+
+def test_a_seed_that_comes_back_late_has_its_place():
+    for state in (TrialState.RUNNING, TrialState.COMPLETE):
+        claims = claims_of([trial(0, SEED, state=state), trial(1), trial(2), trial(3, EXCHANGE)])
+        late = SEED | {"choices": [1, 1]}
+        assert not claims.is_surplus(4, late, quota=2)
+        assert claims.is_surplus(4, late, quota=1)
+        assert claims.is_surplus(4, SEED, quota=2)
 
 
 def test_a_queued_plan_that_an_earlier_trial_has_is_one_too_many():

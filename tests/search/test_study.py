@@ -20,12 +20,13 @@ def make_search(folder, problem=None, *, objectives=("kl", "weight_bits"), **set
     options = {"trials": 16, "refine": 4, "sampler": "random"} | settings
     functions = options.pop("functions", {})
     in_plan = options.pop("in_plan", None)
+    storage = options.pop("storage", "journal://{}/study.log").format(folder)
     return Search(
         make_space(problem),
         make_objectives(objectives),
         SearchSettings(**options),
         problem,
-        storage=f"journal://{folder}/study.log",
+        storage=storage,
         functions=functions,
         in_plan=in_plan,
     )
