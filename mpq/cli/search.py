@@ -132,6 +132,7 @@ def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None
 
 def report(subject: Subject, run: Run, search: Search, proof: Proof | None) -> None:
     """Writes plans and summary.json, and prints what was found, as far as it was proven."""
+    from mpq.cli.search_asked import carried
     from mpq.cli.search_report import (
         print_comparisons,
         print_front,
@@ -143,7 +144,8 @@ def report(subject: Subject, run: Run, search: Search, proof: Proof | None) -> N
 
     write_plans(run, search, proof)
     tokens = subject.config.data.window if hasattr(subject.splits.search, "tokens") else None
-    write_json(run.artefact(SUMMARY), summary(search, proof, window_tokens=tokens))
+    table = summary(search, proof, window_tokens=tokens)
+    write_json(run.artefact(SUMMARY), table | carried(run, table["trials"]))
     print_front(search, proof)
     if proof is not None:
         print_comparisons(proof, subject.config.prove.confidence)

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpq.cli.search_report import comparison_entry, plan_name, print_comparisons
 from mpq.errors import ConfigError
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mpq.run import Run
     from mpq.search.anchors import Anchor
     from mpq.search.asked import Finished
-    from mpq.search.objective import Objective
+    from mpq.search.kept import Kept
+    from mpq.search.objective import Evaluate, Objective
     from mpq.search.prove import Comparison, Proof
     from mpq.search.settings import SearchSettings
     from mpq.search.space import Space
@@ -70,39 +71,58 @@ def asked_anchors(
 
 
 def answer(subject: Subject, run: Run, search: Search, anchors: Sequence[Anchor]) -> None:
-    """Finds, proves, prints and writes a plan at each anchor.
+    """Finds, proves, writes and prints a plan at each anchor.
 
-    The files are `plans/asked_at_<anchor>.toml` (`at_<anchor>.toml` is what the search's own
-    proof left there, which may be another plan), and the list `asked` in summary.json.
+    What was measured is kept in asked.json, with what it depends on: a repeat, or a further cost,
+    measures no plan twice.
     """
-    from mpq.run import SUMMARY, read_json, write_json
-
-    proof = prove_asked(subject, search, anchors)
-    for comparison in proof.comparisons:
-        plan = search.space.plan(comparison.choices)
-        run.write_plan(asked_name(search, comparison), plan)
-    entries = [
-        comparison_entry(search, comparison, asked_name(search, comparison))
-        for comparison in proof.comparisons
-    ]
-    path = run.artefact(SUMMARY)
-    write_json(path, {**read_json(path), "asked": entries})
-    print_comparisons(proof, subject.config.prove.confidence)
-
-
-def asked_name(search: Search, comparison: Comparison) -> str:
-    """Name of the file of the plan that is found at a cost that is asked for."""
-    return f"asked_{plan_name(search, comparison)}"
-
-
-def prove_asked(subject: Subject, search: Search, anchors: Sequence[Anchor]) -> Proof:
-    """What held-out windows say of the plan that is found at each anchor."""
     from mpq.cli.evaluation import Evaluation
+    from mpq.run import ASKED
+    from mpq.search.kept import Kept
+
+    def keep(part: str, split: Any, evaluate: Evaluate) -> Kept:
+        facts = {"data": split.sha256, "model": subject.loaded.fingerprint}
+        return Kept(evaluate, run.artefact(ASKED), part=part, settings=facts)
+
+    splits, confidence = subject.splits, subject.config.prove.confidence
+    proof = find_plans(
+        run,
+        search,
+        anchors,
+        windows=keep("search", splits.search, search.judge.evaluate),
+        heldout=keep("heldout", splits.heldout, Evaluation(subject, splits.heldout)),
+        confidence=confidence,
+    )
+    print_comparisons(proof, confidence)
+
+
+def find_plans(
+    run: Run,
+    search: Search,
+    anchors: Sequence[Anchor],
+    *,
+    windows: Kept,
+    heldout: Kept,
+    confidence: float,
+) -> Proof:
+    """What held-out windows say of the plan that is found at each anchor.
+
+    Each is written as soon as it is there: the plan as `plans/asked_at_<anchor>.toml`
+    (`at_<anchor>.toml` is what the search's own proof left there, maybe another plan), and its
+    entry in the list `asked` of summary.json, in place of the anchor's former entry.
+
+    Args:
+        run: Where.
+        search: Its trials are over.
+        anchors: At least one.
+        windows: Measures plans on the search's windows.
+        heldout: On others.
+        confidence: Of the intervals.
+    """
     from mpq.search.asked import ask
     from mpq.search.prove import Proof, prove
 
-    finished = finished_search(search)
-    heldout = Evaluation(subject, subject.splits.heldout)
+    finished = finished_search(search, windows)
     proofs = []
     for anchor in anchors:
         asked = ask(finished, anchor)
@@ -114,10 +134,11 @@ def prove_asked(subject: Subject, search: Search, anchors: Sequence[Anchor]) -> 
             heldout,
             anchors=[anchor],
             plans=0,
-            confidence=subject.config.prove.confidence,
-            seed=subject.config.search.seed,
+            confidence=confidence,
+            seed=search.settings.seed,
             on_plan=lambda *_: None,
         )
+        write_answer(run, search, proof.comparisons[0], len(finished.records))
         proofs.append(proof)
     return Proof(
         measure=proofs[0].measure,
@@ -127,8 +148,50 @@ def prove_asked(subject: Subject, search: Search, anchors: Sequence[Anchor]) -> 
     )
 
 
-def finished_search(search: Search) -> Finished:
-    """What `ask` needs of a search whose trials are there."""
+def write_answer(run: Run, search: Search, comparison: Comparison, num_trials: int) -> None:
+    """Writes the plan that stands at an anchor, and its entry in summary.json."""
+    from mpq.run import SUMMARY, read_json, write_json
+
+    name = f"asked_{plan_name(search, comparison)}"
+    run.write_plan(name, search.space.plan(comparison.choices))
+    entry = comparison_entry(search, comparison, name) | {"trials": num_trials}
+    path = run.artefact(SUMMARY)
+    table = read_json(path)
+    entries = {one["anchor"]: one for one in (*table.get("asked", ()), entry)}
+    write_json(path, {**table, "asked": list(entries.values())})
+
+
+def carried(run: Run, num_trials: int) -> dict[str, Any]:
+    """The key `asked` of a run's summary.json, for the one that takes its place.
+
+    Plans that were asked for stay when the search goes on: they cost and measure what they did.
+    But what was known when they were found was less, so that is said.
+
+    Args:
+        run: Whose summary.json.
+        num_trials: Finished trials now; every entry has the number of its time under `trials`.
+    """
+    from mpq.run import SUMMARY, read_json
+
+    path = run.artefact(SUMMARY)
+    entries = read_json(path).get("asked", []) if path.exists() else []
+    former = [one["anchor"] for one in entries if one.get("trials", num_trials) != num_trials]
+    if former:
+        print(
+            f"the plans that were asked for at {', '.join(former)} are from before the last "
+            "trials; the same --at finds them anew",
+            file=sys.stderr,
+        )
+    return {"asked": entries} if entries else {}
+
+
+def finished_search(search: Search, windows: Kept) -> Finished:
+    """What `ask` needs of a search whose trials are there.
+
+    Args:
+        search: The search.
+        windows: Measures plans in its evaluation's place.
+    """
     from mpq.search.asked import Finished
 
     assert search.quality is not None  # the rules of the config refuse such a search
@@ -138,8 +201,10 @@ def finished_search(search: Search) -> Finished:
         objectives=search.objectives,
         quality=search.quality,
         anchors=search.anchors,
-        evaluate=search.judge.evaluate,
+        evaluate=windows,
         look=search.looks,
         first_windows=search.judge.rungs[0][1],
-        functions=search.judge.functions,
+        functions={
+            name: windows.function(name, one) for name, one in search.judge.functions.items()
+        },
     )

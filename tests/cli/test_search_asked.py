@@ -4,10 +4,17 @@ import pytest
 
 from mpq.cli import search_wiring
 from mpq.cli.search import build_parser, main
-from mpq.cli.search_asked import asked_anchors, check_costs, finished_search
+from mpq.cli.search_asked import (
+    asked_anchors,
+    carried,
+    check_costs,
+    find_plans,
+    finished_search,
+)
 from mpq.errors import BudgetError, ConfigError
-from mpq.run import open_run
-from mpq.search.asked import ask
+from mpq.run import open_run, start_run, write_json
+from mpq.search.asked import TRIES, ask
+from mpq.search.kept import Kept
 from mpq.search.objective import make_objectives
 from mpq.search.settings import SearchSettings
 from mpq.search.study import Search
@@ -92,13 +99,96 @@ def test_what_shapes_rule_out_is_refused_before_anything_is_measured(tmp_path, c
 def test_a_finished_search_is_asked_with_what_it_measured_by(tmp_path):
     search = search_of(tmp_path, rungs=(0.25, 1.0))
     search.run()
-    finished = finished_search(search)
+    finished = finished_search(search, keep(search.judge.evaluate, tmp_path))
     assert finished.records == search.records()
     assert finished.first_windows == 8
     (anchor,) = anchors_at(search, [3.3])
     found = ask(finished, anchor)
     assert found.best.values[1] <= 3.3
     assert len(found.best.windows) == 32
+
+
+def keep(problem, folder, part="search"):
+    return Kept(problem, folder / "asked.json", part=part, settings={})
+
+
+class Asking:
+    """A finished search, its run directory, and how plans are asked for."""
+
+    def __init__(self, folder):
+        self.search = search_of(folder)
+        self.search.run()
+        self.heldout = Problem(make_sites(1), num_windows=8)
+        self.run = start_run(folder / "run", {"search": {}}, {"seed": 0})
+        write_json(self.run.artefact("summary.json"), {"trials": 7})
+
+    @property
+    def calls(self):
+        return self.search.judge.evaluate.calls + self.heldout.calls
+
+    def ask(self, costs):
+        return find_plans(
+            self.run,
+            self.search,
+            anchors_at(self.search, costs),
+            windows=keep(self.search.judge.evaluate, self.run.path),
+            heldout=keep(self.heldout, self.run.path, "heldout"),
+            confidence=0.9,
+        )
+
+    def entries(self):
+        return json.loads(self.run.artefact("summary.json").read_text())["asked"]
+
+
+def test_a_repeat_measures_nothing_and_a_further_cost_what_is_new(tmp_path):
+    asking = Asking(tmp_path)
+    before = asking.calls
+    first = asking.ask([3.3, 4.1])
+    measured = asking.calls - before
+    assert measured > 2
+    assert asking.ask([3.3, 4.1]) == first
+    assert asking.calls - before == measured
+    assert asking.ask([3.3, 4.1, 4.8]).comparisons[:2] == first.comparisons
+    assert measured < asking.calls - before <= measured + (1 + TRIES) + 3
+
+
+def test_answers_are_merged_by_anchor(tmp_path):
+    asking = Asking(tmp_path)
+    asking.ask([3.3])
+    asking.ask([4.1])
+    assert [one["anchor"] for one in asking.entries()] == ["3.3 bits", "4.1 bits"]
+    asking.ask([3.3])
+    assert [one["anchor"] for one in asking.entries()] == ["3.3 bits", "4.1 bits"]
+    assert {one["trials"] for one in asking.entries()} == {len(asking.search.records())}
+    assert json.loads(asking.run.artefact("summary.json").read_text())["trials"] == 7
+
+
+def test_what_is_done_is_kept_when_the_next_is_interrupted(tmp_path):
+    asking = Asking(tmp_path)
+    done = asking.run.path / "plans" / "asked_at_3.3_bits.toml"
+
+    class Dying(Problem):
+        def __call__(self, *arguments):
+            if done.exists():
+                raise KeyboardInterrupt
+            return super().__call__(*arguments)
+
+    asking.search.judge.evaluate.__class__ = Dying
+    with pytest.raises(KeyboardInterrupt):
+        asking.ask([3.3, 4.1])
+    assert [one["anchor"] for one in asking.entries()] == ["3.3 bits"]
+
+
+def test_entries_outlive_a_new_summary_and_say_when_the_search_went_on(tmp_path, capsys):
+    asking = Asking(tmp_path)
+    assert carried(asking.run, 7) == {}
+    asking.ask([3.3, 4.1])
+    capsys.readouterr()
+    count = len(asking.search.records())
+    assert carried(asking.run, count) == {"asked": asking.entries()}
+    assert capsys.readouterr().err == ""
+    assert carried(asking.run, count + 2) == {"asked": asking.entries()}
+    assert "at 3.3 bits, 4.1 bits are from before the last trials" in capsys.readouterr().err
 
 
 def test_costs_are_numbers_on_the_command_line():
@@ -120,5 +210,7 @@ def test_a_finished_run_is_asked_for_plans(tmp_path, capsys):
     assert entry["plan"] == "plans/asked_at_4.2_bits.toml"
     assert entry["cost"]["weight_bits"] <= 4.2
     assert (open_run(out).path / entry["plan"]).is_file()
+    assert main([str(config), "--out", str(out)]) == 0
+    assert json.loads((out / "summary.json").read_text())["asked"] == [entry]
     assert main([str(config), "--out", str(out), "--at", "1.0"]) == 1
     assert "as --at's are" in capsys.readouterr().err
