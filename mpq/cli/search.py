@@ -101,12 +101,15 @@ def search_formats(args: argparse.Namespace) -> None:
 def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None:
     """Profile, search, proof and report of one run directory, and plans at further costs.
 
+    Further costs wait for the last trial, whichever worker runs it.
+
     Raises:
         MpqError: The run, the space, the costs or the study do not fit.
     """
-    from mpq.cli.search_asked import answer, asked_anchors
+    from mpq.cli.search_asked import answer, asked_anchors, print_missing
     from mpq.cli.search_report import Artefacts
     from mpq.cli.search_wiring import make_space, settings_of
+    from mpq.search.claims import missing
     from mpq.search.objective import make_objectives
 
     if at:  # shapes say which costs plans can have, before anything is measured
@@ -116,13 +119,17 @@ def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None
     search = open_search(subject, run)
     try:
         run_trials(search, Artefacts(run, search))
+        # Now: while this worker proves, others may end, and one answer is enough.
+        lacking = missing(search) if at else {}
         proof = prove_front(subject, search)
     except KeyboardInterrupt:
         report(subject, run, search, None)
         print(f"run directory: {run.path}")
         raise
     report(subject, run, search, proof)
-    if at:
+    if lacking:
+        print_missing(lacking)
+    elif at:
         anchors = asked_anchors(search.space, search.settings, search.objectives, at)
         answer(subject, run, search, anchors)
     plots = draw(run, search, proof)

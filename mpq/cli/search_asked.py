@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,16 @@ def asked_anchors(
     asked = tuple(anchor for anchor in anchors if anchor.name != AT_BUDGET)
     # A cost that is the budget's own goes by the name of the budget.
     return asked if len(asked) == len(costs) else anchors
+
+
+def print_missing(missing: Mapping[str, int]) -> None:
+    """Says on stderr why nothing is answered yet, and when it will be."""
+    counts = ", ".join(f"{count} {name}" for name, count in missing.items())
+    print(
+        "--at answers once every trial of the search is over; when this worker was done with its "
+        f"own, there were: {counts}; the same command goes on, and answers then",
+        file=sys.stderr,
+    )
 
 
 def answer(subject: Subject, run: Run, search: Search, anchors: Sequence[Anchor]) -> None:

@@ -1,5 +1,6 @@
 import json
 
+import optuna
 import pytest
 
 from mpq.cli import search_wiring
@@ -10,6 +11,7 @@ from mpq.cli.search_asked import (
     check_costs,
     find_plans,
     finished_search,
+    print_missing,
 )
 from mpq.errors import BudgetError, ConfigError
 from mpq.run import open_run, start_run, write_json
@@ -18,6 +20,7 @@ from mpq.search.kept import Kept
 from mpq.search.objective import make_objectives
 from mpq.search.settings import SearchSettings
 from mpq.search.study import Search
+from mpq.search.workers import WORKER, this_worker
 from tests.cli.test_search import write_config
 from tests.cli.test_search_wiring import config_of
 from tests.search.synthetic import Problem, make_sites, make_space
@@ -191,6 +194,13 @@ def test_entries_outlive_a_new_summary_and_say_when_the_search_went_on(tmp_path,
     assert "at 3.3 bits, 4.1 bits are from before the last trials" in capsys.readouterr().err
 
 
+def test_why_nothing_is_answered_is_said(capsys):
+    print_missing({"running": 2, "to be drawn": 27})
+    said = capsys.readouterr()
+    assert "there were: 2 running, 27 to be drawn; the same command goes on" in said.err
+    assert said.out == ""
+
+
 def test_costs_are_numbers_on_the_command_line():
     assert build_parser().parse_args(["a.toml", "--at", "3.3", "4"]).at == [3.3, 4.0]
     assert tuple(build_parser().parse_args(["a.toml"]).at) == ()
@@ -212,5 +222,10 @@ def test_a_finished_run_is_asked_for_plans(tmp_path, capsys):
     assert (open_run(out).path / entry["plan"]).is_file()
     assert main([str(config), "--out", str(out)]) == 0
     assert json.loads((out / "summary.json").read_text())["asked"] == [entry]
-    assert main([str(config), "--out", str(out), "--at", "1.0"]) == 1
-    assert "as --at's are" in capsys.readouterr().err
+    # While a trial of another worker runs, nothing is answered.
+    study = optuna.load_study(study_name="mpq", storage=f"sqlite:///{out / 'study.db'}")
+    study.ask().set_user_attr(WORKER, this_worker())
+    assert main([str(config), "--out", str(out), "--at", "3.8"]) == 0
+    assert "there were: 1 running;" in capsys.readouterr().err
+    assert json.loads((out / "summary.json").read_text())["asked"] == [entry]
+    assert [path.stem for path in (out / "plans").glob("asked_*")] == ["asked_at_4.2_bits"]
