@@ -106,15 +106,12 @@ def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None
     Raises:
         MpqError: The run, the space, the costs or the study do not fit.
     """
-    from mpq.cli.search_asked import answer, asked_anchors, print_missing
+    from mpq.cli.search_asked import answer, asked_anchors, check_reach, print_missing
     from mpq.cli.search_report import Artefacts
-    from mpq.cli.search_wiring import make_space, settings_of
     from mpq.search.claims import missing
-    from mpq.search.objective import make_objectives
 
-    if at:  # shapes say which costs plans can have, before anything is measured
-        objectives = make_objectives(subject.config.search.objectives)
-        asked_anchors(make_space(subject, None), settings_of(subject.config), objectives, at)
+    if at:
+        check_reach(subject, at)
     run = start(subject, folder)
     search = open_search(subject, run)
     try:

@@ -49,6 +49,19 @@ def check_costs(config: SearchConfig, costs: Sequence[float]) -> None:
         raise ConfigError(f"--at takes each value once; got {list(costs)}")
 
 
+def check_reach(subject: Subject, costs: Sequence[float]) -> None:
+    """Refuses costs that no plan of the space has; shapes are enough, nothing is measured.
+
+    Raises:
+        MpqError: The space, the budget or the costs do not fit.
+    """
+    from mpq.cli.search_wiring import make_space, settings_of
+    from mpq.search.objective import make_objectives
+
+    objectives = make_objectives(subject.config.search.objectives)
+    asked_anchors(make_space(subject, None), settings_of(subject.config), objectives, costs)
+
+
 def asked_anchors(
     space: Space,
     settings: SearchSettings,
@@ -129,32 +142,40 @@ def find_plans(
         heldout: On others.
         confidence: Of the intervals.
     """
-    from mpq.search.asked import ask
-    from mpq.search.prove import Proof, prove
+    from mpq.search.prove import Proof
 
     finished = finished_search(search, windows)
     proofs = []
     for anchor in anchors:
-        asked = ask(finished, anchor)
-        print(f"{anchor.name}: {len(asked.measured)} plans measured", file=sys.stderr)
-        proof = prove(
-            search.space,
-            [*finished.records, *asked.measured],
-            search.objectives,
-            heldout,
-            anchors=[anchor],
-            plans=0,
-            confidence=confidence,
-            seed=search.settings.seed,
-            on_plan=lambda *_: None,
-        )
-        write_answer(run, search, proof.comparisons[0], len(finished.records))
-        proofs.append(proof)
+        proofs.append(find_plan(search, finished, anchor, heldout, confidence))
+        write_answer(run, search, proofs[-1].comparisons[0], len(finished.records))
     return Proof(
         measure=proofs[0].measure,
         num_windows=heldout.num_windows,
         contenders=(),
         comparisons=tuple(one for proof in proofs for one in proof.comparisons),
+    )
+
+
+def find_plan(
+    search: Search, finished: Finished, anchor: Anchor, heldout: Kept, confidence: float
+) -> Proof:
+    """What held-out windows say of the plan that is found at an anchor."""
+    from mpq.search.asked import ask
+    from mpq.search.prove import prove
+
+    asked = ask(finished, anchor)
+    print(f"{anchor.name}: {len(asked.measured)} plans beside the trials", file=sys.stderr)
+    return prove(
+        search.space,
+        [*finished.records, *asked.measured],
+        search.objectives,
+        heldout,
+        anchors=[anchor],
+        plans=0,
+        confidence=confidence,
+        seed=search.settings.seed,
+        on_plan=lambda *_: None,
     )
 
 
