@@ -70,8 +70,7 @@ def print_dry_run(subject: Subject, folder: Path, at: Sequence[float] = ()) -> N
         "compared at": ", ".join(anchor.name for anchor in anchors),
         "trials": f"{settings.trials} by {settings.sampler} (baselines included), then "
         f"{settings.refine} exchanges",
-        "asked for": f"{', '.join(anchor.name for anchor in asked) or 'no further cost'}"
-        f"{f': at most {num_asked} plans' if asked else ''}",
+        "asked for": f"{', '.join(anchor.name for anchor in asked)}: at most {num_asked} plans",
         "forward passes": f"{upper}{forwards} batches of at most {search.batch_size} windows: "
         f"{batches} "
         f"a trial, {heldout_batches} for each of at most {num_proofs} proven plans",
@@ -80,6 +79,8 @@ def print_dry_run(subject: Subject, folder: Path, at: Sequence[float] = ()) -> N
         f"({1000 * seconds:.0f} ms a batch, measured now), the profile comes on top",
         "memory": _memory(subject, search.num_windows),
     }
+    if not asked:
+        del facts["asked for"]
     print_table("dry run: nothing is written", ["", ""], [[k, v] for k, v in facts.items()],
                 num_text_columns=2)  # fmt: skip
 
