@@ -34,6 +34,7 @@ from mpq.plans.site import Site
 # The writers and readers of artefacts are part of this room's door.
 __all__ = [
     "ARTEFACTS",
+    "ASKED",
     "CONFIG",
     "DAMAGE_UNITS",
     "FRONT",
@@ -83,10 +84,11 @@ STATISTICS = "statistics.csv"
 TRIALS = "trials.csv"
 FRONT = "front.csv"
 SUMMARY = "summary.json"
+ASKED = "asked.json"  # what was measured for plans at further costs
 PLANS = "plans"
 PLOTS = "plots"
 PROFILES = (*SENSITIVITY, VALUES, VARIANCE, STATISTICS)
-ARTEFACTS = (CONFIG, PROVENANCE, STUDY, *PROFILES, TRIALS, FRONT, SUMMARY, PLANS, PLOTS)
+ARTEFACTS = (CONFIG, PROVENANCE, STUDY, *PROFILES, TRIALS, FRONT, SUMMARY, ASKED, PLANS, PLOTS)
 """Every file and folder that a run directory holds."""
 
 GROWING_KEYS = ("search.trials", "search.refine", "search.timeout_minutes")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optima import Answers, Windows, between
+from optima import Answers, Settings, Windows, between, check_settings
 
 from mpq.run import read_json, write_json
 from mpq.search.anchors import Anchor
@@ -28,7 +29,12 @@ class SeenInPlans:
     """What was seen of plans: by a search, or here, which a file keeps for all searches."""
 
     def __init__(
-        self, space: Space, in_plan: InPlan, by_search: Mapping[str, Any], path: Path
+        self,
+        space: Space,
+        in_plan: InPlan,
+        by_search: Mapping[str, Any],
+        path: Path,
+        settings: Settings | None = None,
     ) -> None:
         """Reads what is there.
 
@@ -37,7 +43,12 @@ class SeenInPlans:
             in_plan: Looks at a plan that nobody looked at.
             by_search: Digest -> what a search saw of that plan, as `looks.to_json` has it.
             path: The file.
+            settings: What is seen depends on, besides the space.
+
+        Raises:
+            RunError: See `check_settings`.
         """
+        check_settings(path, {**(settings or {}), "space": space.digest})
         self._space = space
         self._in_plan = in_plan
         self._by_search = by_search
@@ -54,7 +65,13 @@ class SeenInPlans:
         return from_json(known)
 
 
-def answers_of(space: Space, study: Study, evaluate: Evaluation, out: Path) -> Answers:
+def answers_of(
+    space: Space,
+    study: Study,
+    evaluate: Evaluation,
+    out: Path,
+    settings: Settings | None = None,
+) -> Answers:
     """What a finished search answers half-way between the rungs.
 
     Args:
@@ -62,9 +79,17 @@ def answers_of(space: Space, study: Study, evaluate: Evaluation, out: Path) -> A
         study: The search; its answers are kept in its folder, and not asked for again.
         evaluate: Measures plans on the search's own tokens, and looks at them.
         out: Folder of what was measured and seen for the answers of any search.
+        settings: What measurements and looks depend on, besides the space: model and data.
+
+    Raises:
+        RunError: What is there was measured under other settings, or answered from another
+            profile.
     """
     objectives = make_objectives(OBJECTIVES)
-    windows = Windows(evaluate, space, out / "asked_windows.json")
+    windows = Windows(evaluate, space, out / "asked_windows.json", settings)
+    path = study.folder / "asked.json"
+    profile = sha256(space.damage.tobytes()).hexdigest()
+    check_settings(path, {**(settings or {}), "space": space.digest, "profile": profile})
     finished = Finished(
         space=space,
         records=study.records,
@@ -72,11 +97,10 @@ def answers_of(space: Space, study: Study, evaluate: Evaluation, out: Path) -> A
         quality=objectives[0],
         anchors=study.anchors,
         evaluate=windows,
-        look=SeenInPlans(space, evaluate.in_plan, study.seen, out / "asked_looks.json"),
+        look=SeenInPlans(space, evaluate.in_plan, study.seen, out / "asked_looks.json", settings),
         first_windows=windows.num_windows,
         functions={},
     )
-    path = study.folder / "asked.json"
     kept: dict[str, list[int]] = read_json(path) if path.exists() else {}
     optima = between(space)
     for best in optima:

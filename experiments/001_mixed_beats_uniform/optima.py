@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_rel
 
+from mpq.errors import RunError
 from mpq.plans.plan import Plan
 from mpq.run import read_json, write_json
 from mpq.search.front import TrialRecord
@@ -24,11 +25,50 @@ Answers = Mapping[Choices, Choices]
 """The additive optimum at a budget -> the plan that a search answered with."""
 
 
+Settings = Mapping[str, Any]
+"""What measured numbers depend on, as plain values: hashes of data and profile, counts."""
+
+
+def check_settings(path: Path, settings: Settings) -> None:
+    """Writes what the numbers of a file depend on beside it, where that is not written yet.
+
+    A file without is one of these settings.
+
+    Raises:
+        RunError: The numbers that are there were measured under other settings.
+    """
+    beside = path.with_suffix(".settings.json")
+    if path.exists() and beside.exists():
+        before = read_json(beside)
+        other = {key: (before.get(key), one) for key, one in settings.items()}
+        changed = [f"{key}: {was} -> {one}" for key, (was, one) in other.items() if was != one]
+        if changed:
+            raise RunError(
+                f"{path} holds what was measured under other settings ({', '.join(changed)}); "
+                "take another --out, or remove it"
+            )
+    else:
+        write_json(beside, settings)
+
+
 class Windows:
     """The KL of plans, window by window; what was measured once is read from a file."""
 
-    def __init__(self, evaluate: Evaluate, space: Space, path: Path) -> None:
-        """Reads what is there."""
+    def __init__(
+        self, evaluate: Evaluate, space: Space, path: Path, settings: Settings | None = None
+    ) -> None:
+        """Reads what is there.
+
+        Args:
+            evaluate: Measures what is new, on all windows.
+            space: Of the plans.
+            path: The file.
+            settings: What the numbers depend on, besides the plans and the number of windows.
+
+        Raises:
+            RunError: See `check_settings`.
+        """
+        check_settings(path, {**(settings or {}), "windows": evaluate.num_windows})
         self.num_windows = evaluate.num_windows
         self.batch_size = evaluate.batch_size
         self._evaluate = evaluate
@@ -84,13 +124,16 @@ def against_optima(
     heldout.measure(optima)
     tables: dict[str, list[dict[str, Any]]] = {}
     for sampler, seeds in fronts.items():
+        if not seeds:  # none of its studies refines
+            tables[sampler] = []
+            continue
         rivals = [[plan_within(space, front, best) for front in seeds] for best in optima]
         tables[sampler] = judged(space, rivals, optima, heldout)
         for index, row in enumerate(tables[sampler]):
             row["rung"] = index % 2 == 0
     asked = {}
     for sampler, some in answers.items():
-        solved = [best for best in optima if all(best in one for one in some)]
+        solved = [best for best in optima if some and all(best in one for one in some)]
         asked[sampler] = judged(
             space, [[one[best] for one in some] for best in solved], solved, heldout
         )

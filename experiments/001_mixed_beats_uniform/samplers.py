@@ -149,16 +149,25 @@ def measure_samplers(
             space,
             {one: [study.front for study in some] for one, some in refined.items()},
             {
-                one: [answers_of(space, study, evaluate, out) for study in some]
+                one: [
+                    answers_of(space, study, evaluate, out, settings_on(subject, "search"))
+                    for study in some
+                ]
                 for one, some in refined.items()
             },
-            Windows(heldout, space, out / "heldout.json"),
+            Windows(heldout, space, out / "heldout.json", settings_on(subject, "heldout")),
         ),
         "studies": [
             result_of(study, curves) | {"passes": passes(study, base.data, base.profile.in_plan)}
             for study in studies
         ],
     }
+
+
+def settings_on(subject: Subject, split: str) -> dict[str, str]:
+    """What is measured and seen on a split depends on, besides the space."""
+    hashes = {name: getattr(subject.splits, name).sha256 for name in ("calibration", split)}
+    return {"model": subject.loaded.fingerprint, **hashes}
 
 
 # --- running ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpq.cli.console import (
     add_log_flags,
@@ -20,6 +20,7 @@ from mpq.cli.console import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from mpq.cli.search_report import Artefacts
     from mpq.cli.search_wiring import Subject
     from mpq.run import Run
     from mpq.search.front import TrialRecord
@@ -77,6 +78,7 @@ def search_formats(args: argparse.Namespace) -> None:
     Raises:
         MpqError: The config, the model, the data or the directory do not fit.
     """
+    from mpq.cli.search_asked import check_costs
     from mpq.cli.search_wiring import load_subject
     from mpq.config import load_search_config
     from mpq.run import default_run_dir
@@ -84,21 +86,58 @@ def search_formats(args: argparse.Namespace) -> None:
     flags = {"model.device": args.device, "search.seed": args.seed}
     overrides = {key: value for key, value in flags.items() if value is not None}
     config = load_search_config(args.config, overrides)
+    if args.at:
+        check_costs(config, args.at)
     folder = args.out or default_run_dir(args.config)
     subject = load_subject(config)
     if args.dry_run:
         from mpq.cli.search_plan import print_dry_run
 
-        print_dry_run(subject, folder)
+        print_dry_run(subject, folder, args.at)
         return
     run_search(subject, folder, args.at)
 
 
 def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None:
-    """Profile, search, proof and report of one run directory, and plans at further costs."""
-    from mpq.cli.search_asked import answer, asked_anchors
+    """Profile, search, proof and report of one run directory, and plans at further costs.
+
+    Further costs wait for the last trial, whichever worker runs it.
+
+    Raises:
+        MpqError: The run, the space, the costs or the study do not fit.
+    """
+    from mpq.cli.search_asked import answer, asked_anchors, check_reach, print_missing
+    from mpq.cli.search_report import Artefacts
+    from mpq.search.claims import missing
+
+    if at:
+        check_reach(subject, at)
+    run = start(subject, folder)
+    search = open_search(subject, run)
+    try:
+        run_trials(search, Artefacts(run, search))
+        # Now: while this worker proves, others may end, and one answer is enough.
+        lacking = missing(search) if at else {}
+        proof = prove_front(subject, search)
+    except KeyboardInterrupt:
+        report(subject, run, search, None)
+        print(f"run directory: {run.path}")
+        raise
+    report(subject, run, search, proof)
+    if lacking:
+        print_missing(lacking)
+    elif at:
+        anchors = asked_anchors(search.space, search.settings, search.objectives, at)
+        answer(subject, run, search, anchors)
+    plots = draw(run, search, proof)
+    print(f"run directory: {run.path}  (trials.csv, front.csv, plans/, {', '.join(plots)})")
+    print("The same command goes on with a higher search.trials or search.refine.")
+
+
+def report(subject: Subject, run: Run, search: Search, proof: Proof | None) -> None:
+    """Writes plans and summary.json, and prints what was found, as far as it was proven."""
+    from mpq.cli.search_asked import carried
     from mpq.cli.search_report import (
-        Artefacts,
         print_comparisons,
         print_front,
         print_times,
@@ -107,39 +146,14 @@ def run_search(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None
     )
     from mpq.run import SUMMARY, write_json
 
-    config = subject.config
-    run = start(subject, folder)
-    search = open_search(subject, run)
-    anchors = asked_anchors(search, at) if at else ()
-    artefacts = Artefacts(run, search)
-    interrupted = False
-    try:
-        run_trials(search, artefacts)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        artefacts.update(search.records(), force=True)
-    proof = None
-    if not interrupted:
-        try:
-            proof = prove_front(subject, search)
-        except KeyboardInterrupt:
-            interrupted = True
     write_plans(run, search, proof)
-    tokens = config.data.window if hasattr(subject.splits.search, "tokens") else None
-    write_json(run.artefact(SUMMARY), summary(search, proof, window_tokens=tokens))
+    tokens = subject.config.data.window if hasattr(subject.splits.search, "tokens") else None
+    table = summary(search, proof, window_tokens=tokens)
+    write_json(run.artefact(SUMMARY), table | carried(run, table["trials"]))
     print_front(search, proof)
     if proof is not None:
-        print_comparisons(proof, config.prove.confidence)
+        print_comparisons(proof, subject.config.prove.confidence)
     print_times(search)
-    if interrupted:
-        print(f"run directory: {run.path}")
-        raise KeyboardInterrupt
-    if anchors:
-        answer(subject, run, search, anchors)
-    plots = draw(run, search, proof)
-    print(f"run directory: {run.path}  (trials.csv, front.csv, plans/, {', '.join(plots)})")
-    print("The same command goes on with a higher search.trials or search.refine.")
 
 
 def start(subject: Subject, folder: Path) -> Run:
@@ -202,8 +216,8 @@ def open_search(subject: Subject, run: Run) -> Search:
     )
 
 
-def run_trials(search: Search, artefacts: Any) -> None:
-    """Runs what is left of a study's trials, with a progress bar."""
+def run_trials(search: Search, artefacts: Artefacts) -> None:
+    """Runs what is left of a study's trials, with a progress bar; the tables are up to date."""
     from mpq.cli.search_report import objective_texts
     from mpq.search.front import best_record, pareto_front
 
@@ -228,7 +242,10 @@ def run_trials(search: Search, artefacts: Any) -> None:
             bar.update(task, completed=len(records), description=text)
             artefacts.update(records)
 
-        search.run(show)
+        try:
+            search.run(show)
+        finally:
+            artefacts.update(search.records(), force=True)
 
 
 def prove_front(subject: Subject, search: Search) -> Proof | None:

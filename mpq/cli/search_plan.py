@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,21 @@ if TYPE_CHECKING:
     from mpq.search.space import Space
 
 
-def print_dry_run(subject: Subject, folder: Path) -> None:
+def print_dry_run(subject: Subject, folder: Path, at: Sequence[float] = ()) -> None:
     """Prints what a search would do; measures one forward pass, writes nothing.
+
+    Args:
+        subject: What would be searched.
+        folder: Of the run.
+        at: Costs at which plans are asked for once the trials are there.
 
     Raises:
         MpqError: The space, the budget or the objectives do not fit.
     """
     from mpq.cli.evaluation import Evaluation
+    from mpq.cli.search_asked import asked_anchors
     from mpq.cli.search_wiring import load_functions, make_space, settings_of
+    from mpq.search.asked import TRIES
     from mpq.search.objective import make_objectives
     from mpq.search.settings import anchors_of, check_space
 
@@ -32,6 +40,7 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     settings = settings_of(config)
     check_space(space, settings, objectives)
     anchors = anchors_of(space, settings, objectives)
+    asked = asked_anchors(space, settings, objectives, at) if at else ()
     _print_groups(space)
     num_trials = settings.trials + settings.refine
     search, heldout = (
@@ -45,9 +54,10 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
     seconds = time.perf_counter() - start
     batches = math.ceil(search.num_windows / search.batch_size)
     heldout_batches = math.ceil(heldout.num_windows / heldout.batch_size)
-    num_proofs = 3 * len(anchors) + config.prove.plans
-    forwards = (num_trials + 1) * batches + (num_proofs + 1) * heldout_batches
-    upper = "at most " if len(settings.rungs) > 1 else ""
+    num_asked = (1 + TRIES) * len(asked)
+    num_proofs = 3 * (len(anchors) + len(asked)) + config.prove.plans
+    forwards = (num_trials + num_asked + 1) * batches + (num_proofs + 1) * heldout_batches
+    upper = "at most " if len(settings.rungs) > 1 or asked else ""
     facts = {
         "run directory": str(folder),
         "model": f"{subject.loaded.id} on {subject.loaded.model.device}",
@@ -60,6 +70,7 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
         "compared at": ", ".join(anchor.name for anchor in anchors),
         "trials": f"{settings.trials} by {settings.sampler} (baselines included), then "
         f"{settings.refine} exchanges",
+        "asked for": f"{', '.join(anchor.name for anchor in asked)}: at most {num_asked} plans",
         "forward passes": f"{upper}{forwards} batches of at most {search.batch_size} windows: "
         f"{batches} "
         f"a trial, {heldout_batches} for each of at most {num_proofs} proven plans",
@@ -68,6 +79,8 @@ def print_dry_run(subject: Subject, folder: Path) -> None:
         f"({1000 * seconds:.0f} ms a batch, measured now), the profile comes on top",
         "memory": _memory(subject, search.num_windows),
     }
+    if not asked:
+        del facts["asked for"]
     print_table("dry run: nothing is written", ["", ""], [[k, v] for k, v in facts.items()],
                 num_text_columns=2)  # fmt: skip
 

@@ -121,7 +121,9 @@ def summary(
         table["proof"] = {
             "measure": proof.measure,
             "windows": proof.num_windows,
-            "comparisons": [comparison_entry(search, one) for one in proof.comparisons],
+            "comparisons": [
+                comparison_entry(search, one, plan_name(search, one)) for one in proof.comparisons
+            ],
             "plans": [
                 {"trial": contender.trial, "role": contender.role, **asdict(interval)}
                 for contender, interval in proof.contenders
@@ -130,11 +132,11 @@ def summary(
     return table
 
 
-def comparison_entry(search: Search, comparison: Comparison) -> dict[str, Any]:
-    """A comparison as summary.json holds it, with the file and the cost of the plan left."""
+def comparison_entry(search: Search, comparison: Comparison, name: str) -> dict[str, Any]:
+    """A comparison as summary.json holds it, with the cost of the plan left and its file."""
     entry = asdict(comparison)
     del entry["choices"]
-    entry["plan"] = f"plans/{plan_name(search, comparison)}.toml"
+    entry["plan"] = f"plans/{name}.toml"
     entry["cost"] = asdict(search.space.cost(comparison.choices))
     return entry
 

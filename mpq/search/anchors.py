@@ -99,7 +99,7 @@ def make_anchors(
         which: "targets" leaves out the uniform plans' own anchors.
 
     Raises:
-        BudgetError: A target is out of reach.
+        BudgetError: A target is out of reach, or two allow the same bits.
     """
     uniform = uniform_within(space, limits)
     bounds: dict[str, dict[str, int]] = {}
@@ -114,9 +114,15 @@ def make_anchors(
         rival = rivals[-1] if rivals else next(iter(space.uniform.values()))
         bound = {**limits, **bits_of(space, rival, compared), TARGET_RESOURCE: bits}
         if bound not in bounds.values():
-            bounds[f"{target:g} bits"] = bound
+            bounds[f"{exact(target)} bits"] = bound
     found = [_anchor(space, name, bound) for name, bound in bounds.items()]
     return tuple(sorted(found, key=lambda one: [one.limits.get(name, 0) for name in compared]))
+
+
+def exact(value: float) -> str:
+    """A number in as few digits as tell it from every other."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def _anchor(space: Space, name: str, limits: Mapping[str, int]) -> Anchor:
@@ -137,7 +143,8 @@ def _target_bits(
     """Target -> the most bits that it allows.
 
     Raises:
-        BudgetError: Some are below the cheapest plan, or above the dearest within the budgets.
+        BudgetError: Some are below the cheapest plan, or above the dearest within the budgets, or
+            two allow the same bits.
     """
     table = space.costs[TARGET_RESOURCE]
     fixed = space.fixed_costs[TARGET_RESOURCE]
@@ -156,6 +163,14 @@ def _target_bits(
             "have: from "
             f"{least / values:.6g} (the cheapest plan) to {most / values:.6g} (the dearest"
             f"{' that keeps the budget' if limits else ''}); out of reach: "
-            f"{', '.join(f'{target:g}' for target in wrong)}"
+            f"{', '.join(exact(target) for target in wrong)}"
+        )
+    bits_of_each = [allowed[target] for target in targets]
+    alike = [t for t in targets if bits_of_each.count(allowed[t]) > 1]
+    if alike:
+        raise BudgetError(
+            "search.targets, as --at's values, ask for one plan each, and these allow the same "
+            f"bits of all {values} weights: {', '.join(map(exact, alike))}; leave all "
+            "but one of them out"
         )
     return allowed

@@ -5,13 +5,17 @@ what a trial costs does not grow with the trials before it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mpq.search.front import TrialRecord
+from mpq.search.refine import propose
 from mpq.search.trial import RESULT, read_record
 from mpq.search.workers import QUEUED
+
+if TYPE_CHECKING:
+    from mpq.search.study import Search
 
 
 def is_refinement(trial: FrozenTrial | Trial) -> bool:
@@ -124,3 +128,31 @@ class Records:
         if new:
             self._found = dict(sorted((self._found | new).items()))
         return list(self._found.values())
+
+
+def missing(search: "Search") -> dict[str, int]:
+    """What a search lacks before it can be asked -> how many; empty once all trials are over.
+
+    Exchanges that nobody can propose are not lacking: the search is over without them.
+    """
+    trials = search.study.get_trials(deepcopy=False)
+    claims = Claims()
+    claims.read(trials)
+    states = [trial.state for trial in trials]
+    counts = {
+        "running": states.count(TrialState.RUNNING),
+        "waiting": states.count(TrialState.WAITING),
+        "to be drawn": max(0, search.settings.trials - claims.sampled),
+    }
+    exchanges = search.settings.refine - claims.refined
+    if search.quality is not None and exchanges > 0:
+        is_over = not any(counts.values()) and not propose(
+            search.space,
+            search.records(),
+            search.objectives,
+            quality=search.quality,
+            anchors=search.anchors,
+            look=search.looks,
+        )
+        counts["to be proposed"] = 0 if is_over else exchanges
+    return {name: count for name, count in counts.items() if count}

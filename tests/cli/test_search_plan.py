@@ -23,6 +23,17 @@ def test_a_dry_run_counts_the_work(capsys):
         assert part in said
 
 
+def test_a_dry_run_counts_the_plans_that_are_asked_for(capsys):
+    subject = load_subject(config_of(search={"trials": 10, "refine": 5}, prove={"plans": 3}))
+    print_dry_run(subject, Path("somewhere"), [4.1, 4.7])
+    said = capsys.readouterr().out
+    # Two uniform plans and two costs, 3 plans proven at each; 5 plans measured at each cost.
+    assert f"at most {(15 + 2 * 5 + 1) * 2 + (4 * 3 + 3 + 1) * 1} batches" in said
+    assert "4.1 bits, 4.7 bits: at most 10 plans" in said
+    with pytest.raises(BudgetError, match="out of reach: 9"):
+        print_dry_run(subject, Path("somewhere"), [9.0])
+
+
 @pytest.mark.parametrize(
     ("method", "said"),
     [

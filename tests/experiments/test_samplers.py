@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from mpq.config import load_search_config
+from mpq.errors import RunError
 from mpq.plans.move import UNTOUCHED, Move
 from tests.scripts import importable
 from tests.search.synthetic import Problem, make_sites, make_space
@@ -201,6 +202,34 @@ def test_held_out_plans_are_measured_once_and_kept(optima, problem, tmp_path):
     np.testing.assert_array_equal(again.windows(plans[1]), expected)
 
 
+def test_numbers_of_other_settings_are_refused_and_files_without_are_of_the_present(
+    optima, problem, tmp_path
+):
+    space, path = make_space(problem), tmp_path / "heldout.json"
+    plans = list(space.uniform.values())
+    optima.Windows(problem, space, path, {"heldout": "a"}).measure(plans)
+    message = r"heldout\.json holds .* other settings \(heldout: a -> b\); take another --out"
+    with pytest.raises(RunError, match=message):
+        optima.Windows(problem, space, path, {"heldout": "b"})
+    (tmp_path / "heldout.settings.json").unlink()
+    optima.Windows(problem, space, path, {"heldout": "b"}).measure(plans)
+    assert problem.calls == len(plans)
+    with pytest.raises(RunError, match="heldout: b -> a"):
+        optima.Windows(problem, space, path, {"heldout": "a"})
+    with pytest.raises(RunError, match="windows: 32 -> 8"):
+        optima.Windows(Problem(problem.sites, num_windows=8), space, path, {"heldout": "b"})
+    # Where nothing was measured, nothing is refused.
+    path.unlink()
+    optima.Windows(problem, space, path, {"heldout": "a"})
+
+
+def test_a_sampler_without_refined_studies_has_no_rows(optima, problem, tmp_path):
+    space = make_space(problem)
+    heldout = optima.Windows(problem, space, tmp_path / "heldout.json")
+    found = optima.against_optima(space, {"none": []}, {"none": []}, heldout)
+    assert (found["samplers"], found["asked"]) == ({"none": []}, {"none": []})
+
+
 def test_holm_steps_down(optima):
     # Holm's own order: 0.005 * 4, 0.01 * 3, 0.03 * 2, and never less than the one before.
     assert optima.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -245,6 +274,17 @@ def test_what_was_answered_is_not_asked_again(samplers, scripts, problem, tmp_pa
     (study.folder / "asked.json").unlink()
     assert scripts["asking"].answers_of(space, study, problem, tmp_path) == before
     assert problem.calls == calls
+
+
+def test_answers_from_another_profile_are_refused(samplers, scripts, problem, tmp_path):
+    study, space = study_of(samplers, problem, tmp_path), make_space(problem)
+    (study.folder / "asked.json").write_text("{}")
+    before = scripts["asking"].answers_of(space, study, problem, tmp_path)
+    problem.misjudged[0] *= 2
+    other = make_space(problem)
+    with pytest.raises(RunError, match=r"asked\.json holds .*profile: "):
+        scripts["asking"].answers_of(other, study, problem, tmp_path)
+    assert scripts["asking"].answers_of(space, study, problem, tmp_path) == before
 
 
 def test_answers_are_held_against_the_optima(scripts, problem, tmp_path):

@@ -85,6 +85,19 @@ def test_targets_out_of_reach_are_refused_all_at_once(space):
     assert len(make(space, targets=[2.5, 6.5])) == len(FORMATS)
 
 
+def test_targets_that_agree_in_six_digits_have_an_anchor_each():
+    space = make_space(Problem(make_sites(400)))  # one bit in all is less than 1e-6 a weight
+    assert space.values[RESOURCE] > 2e6
+    names = [one.name for one in make(space, targets=[3.7, 3.700001], which="targets")]
+    assert names == ["3.7 bits", "3.700001 bits"]
+
+
+@pytest.mark.parametrize("twins", [[3.7, 3.7000001], [3.7, 3.7]])
+def test_targets_that_allow_the_same_bits_are_refused(space, twins):
+    with pytest.raises(BudgetError, match=rf"the same bits of all \d+ weights: 3\.7, {twins[1]};"):
+        make(space, targets=[3.2, *twins], which="targets")
+
+
 def test_budgets_alone_make_one_anchor(space):
     limits = {RESOURCE: space.bits(RESOURCE, space.uniform["bfp4"]) + 1000}
     (one,) = make(space, make_objectives(["kl"]), limits=limits)

@@ -1,9 +1,13 @@
 import optuna
 from optuna.trial import TrialState
 
-from mpq.search.claims import Claims, Records, is_refinement, queued_plans
+from mpq.search.claims import Claims, Records, is_refinement, missing, queued_plans
+from mpq.search.objective import make_objectives
+from mpq.search.settings import SearchSettings
+from mpq.search.study import Search
 from mpq.search.trial import RESULT
 from mpq.search.workers import QUEUED
+from tests.search.synthetic import Problem, make_sites, make_space
 
 SEED = {"source": "uniform", "choices": [0, 1]}
 EXCHANGE = {"source": "refine", "choices": [1, 0]}
@@ -114,3 +118,36 @@ def test_records_are_read_once_and_stand_by_number():
     assert [one.number for one in after] == [0, 1, 2]  # a failed one, and one without a result
     assert (after[0], after[2]) == (before[0], before[1])
     assert records.read(trials) == after
+
+
+def test_what_a_search_lacks_is_counted_until_all_trials_are_over(tmp_path, monkeypatch):
+    def opened(**settings):
+        more = {"trials": 12, "refine": 4, "sampler": "random"} | settings
+        return Search(
+            make_space(problem),
+            make_objectives(["kl", "weight_bits"]),
+            SearchSettings(**more),
+            problem,
+            storage=f"journal://{tmp_path}/log",
+        )
+
+    problem = Problem(make_sites(1))
+    opened(timeout_seconds=0.0).run()
+    queued = missing(opened())["waiting"]
+    assert missing(opened()) == {
+        "waiting": queued,
+        "to be drawn": 12 - queued,
+        "to be proposed": 4,
+    }
+    search = opened()
+    search.run()
+    assert missing(search) == {}
+    assert missing(opened(trials=14, refine=6)) == {"to be drawn": 2, "to be proposed": 2}
+    # Another worker's trial.
+    study = search.study
+    study.ask()
+    assert missing(search) == {"running": 1}
+    # A search ends before its last exchange when nobody can propose one.
+    monkeypatch.setattr("mpq.search.claims.propose", lambda *_, **__: None)
+    study.tell(len(study.trials) - 1, state=TrialState.FAIL)
+    assert missing(opened(refine=9)) == {}
