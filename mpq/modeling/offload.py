@@ -6,7 +6,8 @@ and to a CUDA device through pinned memory on a stream of its own. So there are 
 one block decoded and one packed, beside what lies outside of the blocks. On a CPU both lie in
 memory that every block takes again: fresh pages cost as much as decoding, and weights of a few
 megabytes each would leave a heap behind into which the next ones do not fit. So a weight's values
-are overwritten once its block has run.
+are overwritten once its block has run, and calls from several threads take turns: one passes
+through the whole model before the next begins.
 """
 
 import math
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
+from threading import RLock
 from typing import Any
 
 import torch
@@ -41,6 +44,7 @@ def offload_blocks(
 
     Everything outside of the blocks (embeddings, head, last norm) is decoded and stays. The model
     only infers: none of its parameters asks for a gradient. It cannot be moved to another device.
+    Threads that call it, or its blocks, wait for each other.
 
     Args:
         model: As `build_model` made it.
@@ -69,6 +73,7 @@ def offload_blocks(
     move_buffers(model, device)
     model.register_state_dict_pre_hook(_refuse_state)  # type: ignore[no-untyped-call]
     turns = _Turns(inside, checkpoint, device)
+    turns.hold_for(model)
     for index, block in enumerate(found):
         turns.attach(block, index)
 
@@ -117,22 +122,41 @@ class _Turns:
         self._device = device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mpq-offload")
         self._next: Future[_Fetched] | None = None
+        self._one_thread = RLock()
         self._stream = _side_stream(device)
         self._packed, self._decoded = _Room(device), _Room(device)
 
+    def hold_for(self, model: nn.Module) -> None:
+        """From now on a pass through the model ends before another thread's begins.
+
+        Blocks alone would be right in any order, but what was read ahead would be for nothing.
+        """
+        run = model.forward
+
+        # A hook would keep the lock after a KeyboardInterrupt: torch calls none then.
+        @wraps(run)  # generate() looks for the arguments' names
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self._one_thread:
+                return run(*args, **kwargs)
+
+        model.forward = forward
+
     def attach(self, block: nn.Module, index: int) -> None:
         """From now on the block's weights come when it runs and go when it has run."""
+        run = block.forward
 
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        @wraps(run)
+        def forward(*args: Any, **kwargs: Any) -> Any:
             _refuse_gradients(block, (*args, *kwargs.values()))
-            self._decode(index)
+            with self._one_thread:
+                try:
+                    self._decode(index)
+                    return run(*args, **kwargs)
+                finally:
+                    for source in self._inside[index]:
+                        _let_go(source, self._device)
 
-        def leave(*_: Any) -> None:
-            for source in self._inside[index]:
-                _let_go(source, self._device)
-
-        block.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
-        block.register_forward_hook(leave, always_call=True)
+        block.forward = forward
 
     def _decode(self, index: int) -> None:
         fetched = self._next.result() if self._next is not None else None
