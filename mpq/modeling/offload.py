@@ -159,10 +159,11 @@ class _Turns:
         block.forward = forward
 
     def _decode(self, index: int) -> None:
-        fetched = self._next.result() if self._next is not None else None
-        self._next = None
+        ahead, self._next = self._next, None  # whatever it raises, it raises once
+        fetched = None if ahead is None else ahead.result()
         if fetched is None or fetched.index != index:
-            fetched = self._fetch(index)
+            # By the same thread: after an interrupt it may still be filling the packed room.
+            fetched = self._thread.submit(self._fetch, index).result()
         if fetched.arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(fetched.arrived)
         pairs = list(zip(self._inside[index], fetched.stored, strict=True))
