@@ -9,7 +9,7 @@ from torch import Tensor
 from mpq.errors import ModelError
 from mpq.formats.block import positive_axis
 from mpq.kernels.encoded import Encoded
-from mpq.kernels.fake_quant import decode
+from mpq.kernels.fake_quant import decode, require_room
 
 _BITS_OF_AN_ENTRY = 32
 
@@ -60,9 +60,14 @@ def unpack_weight(
         packed: The weight.
         dtype: Of the result; the one the weight was encoded from if None.
         out: Where the values go, as `decode` takes it; None: a tensor of their own.
+
+    Raises:
+        FormatError: As of `decode`.
     """
     if packed.order is None:
         return decode(packed.encoded, dtype, out=out)
+    if out is not None:
+        require_room(out, packed.encoded, dtype or packed.encoded.dtype)
     values = decode(packed.encoded, dtype)
     order = packed.order.to(device=values.device, dtype=torch.long)
     out = torch.empty_like(values) if out is None else out

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mpq import decode, encode, quantize
-from mpq.errors import ModelError
+from mpq.errors import FormatError, ModelError
 from mpq.modeling.packed import PackedWeight, unpack_weight
 
 
@@ -42,6 +42,24 @@ def test_values_go_where_they_are_wanted(order):
     out = torch.empty(6, 40)
     assert unpack_weight(packed, out=out) is out
     assert torch.equal(out, unpack_weight(packed))
+
+
+@pytest.mark.parametrize("order", [None, shuffled(40)], ids=["as they are", "in an order"])
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        (torch.zeros(6, 40).bfloat16(), r"not shape \(6, 40\) in torch.bfloat16 on cpu"),
+        (torch.zeros(8, 40), r"not shape \(8, 40\) in torch.float32 on cpu"),
+        (torch.zeros(6, 40, device="meta"), r"not shape \(6, 40\) in torch.float32 on meta"),
+        (torch.zeros(40, 6).T, r"on cpu with strides \(1, 6\): give such a tensor, or no `out`"),
+    ],
+    ids=["dtype", "shape", "device", "strides"],
+)
+def test_a_tensor_that_values_do_not_go_into_is_refused_untouched(order, out, told):
+    packed = PackedWeight(encoded=encode(weight(), "bfp4"), order=order)
+    with pytest.raises(FormatError, match=told):
+        unpack_weight(packed, out=out)
+    assert out.is_meta or not out.any()
 
 
 def test_an_entry_of_the_order_counts_32_bits():
