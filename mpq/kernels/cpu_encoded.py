@@ -16,8 +16,8 @@ from mpq.kernels import encoded as eager
 from mpq.kernels.cpu_stored import (
     WIDEST,
     Scratch,
-    bounds_of,
     element_codes,
+    products_of,
     result_codes,
     units_of,
 )
@@ -86,7 +86,7 @@ def _decode_tiles(encoded: Encoded, out: Tensor, place: Place) -> bool:
     from mpq.kernels.cpu_decoding import decode_tiles
 
     codes, units, target = element_codes(encoded), units_of(encoded), seen(out)
-    bounds = bounds_of(codes.values, out.dtype)
+    products = products_of(encoded, out.dtype)
 
     def take(reach: tuple[int, int]) -> object:
         scratch = Scratch(
@@ -94,6 +94,6 @@ def _decode_tiles(encoded: Encoded, out: Tensor, place: Place) -> bool:
             np.empty(place.blocks, dtype=np.float64),
             np.empty(place.blocks, dtype=np.float32),
         )
-        return decode_tiles(codes, units, bounds, target, place, scratch, reach)
+        return decode_tiles(codes, units, products, target, place, scratch, reach)
 
     return all(in_shares(place.tiles, out.numel(), take))
