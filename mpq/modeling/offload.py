@@ -171,7 +171,7 @@ class _Turns:
             source.shape.numel() * dtype_of(stored).itemsize for source, stored in pairs
         )
         for source, stored in pairs:
-            claimed = [_each(one, self._claim) for one in stored]
+            claimed = [_with_tensors(part, self._claim) for part in stored]
             out = self._decoded.place(source.shape, dtype_of(stored))
             source.tensor.data = source.values(claimed, out)
         # Generation comes back to the first block with the next token.
@@ -180,9 +180,8 @@ class _Turns:
     def _fetch(self, index: int) -> _Fetched:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             mapped = [source.stored(self._checkpoint) for source in self._inside[index]]
-            every = chain.from_iterable(map(_tensors, chain(*mapped)))
-            self._packed.clear(x.nbytes for x in every)
-            stored = [[_each(one, self._bring) for one in each] for each in mapped]
+            self._packed.clear(chain.from_iterable(map(_num_bytes, chain(*mapped))))
+            stored = [[_with_tensors(part, self._bring) for part in parts] for parts in mapped]
             arrived = None if self._stream is None else self._stream.record_event()
         return _Fetched(index=index, stored=stored, arrived=arrived)
 
@@ -234,20 +233,14 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return stream
 
 
-def _each(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
-    return bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
+def _with_tensors(stored: Stored, transform: Callable[[Tensor], Tensor]) -> Stored:
+    return transform(stored) if isinstance(stored, Tensor) else with_tensors(stored, transform)
 
 
-def _tensors(stored: Stored) -> list[Tensor]:
-    """All tensors of it, in the order in which `_each` comes to them."""
-    found: list[Tensor] = []
-
-    def find(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    _each(stored, find)
-    return found
+def _num_bytes(stored: Stored) -> list[int]:
+    """The bytes of each tensor of it."""
+    tensors = [stored] if isinstance(stored, Tensor) else stored.tensors.values()
+    return [x.nbytes for x in tensors]
 
 
 def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,19 @@ class PackedWeight:
             )
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are stored, by the names of their fields; those that there are."""
+        encoded = self.encoded
+        fields = {
+            "codes": encoded.codes,
+            "scales": encoded.scales,
+            "zero_points": encoded.zero_points,
+            "tensor_scales": encoded.tensor_scales,
+            "order": self.order,
+        }
+        return {name: x for name, x in fields.items() if x is not None}
+
+    @property
     def num_bits(self) -> int:
         """Bits of everything that is stored: an entry of the order takes 32."""
         entries = 0 if self.order is None else self.order.numel()
@@ -76,21 +90,9 @@ def unpack_weight(
 
 def with_tensors(packed: PackedWeight, transform: Callable[[Tensor], Tensor]) -> PackedWeight:
     """The same packed weight with every tensor replaced by what `transform` makes of it."""
-
-    def each(x: Tensor | None) -> Tensor | None:
-        return None if x is None else transform(x)
-
-    encoded = packed.encoded
-    return PackedWeight(
-        encoded=replace(
-            encoded,
-            codes=transform(encoded.codes),
-            scales=each(encoded.scales),
-            zero_points=each(encoded.zero_points),
-            tensor_scales=each(encoded.tensor_scales),
-        ),
-        order=each(packed.order),
-    )
+    replaced: dict[str, Any] = {name: transform(x) for name, x in packed.tensors.items()}
+    order = replaced.pop("order", None)
+    return PackedWeight(encoded=replace(packed.encoded, **replaced), order=order)
 
 
 def _range(order: Tensor) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from mpq import decode, encode, quantize
 from mpq.errors import FormatError, ModelError
-from mpq.modeling.packed import PackedWeight, unpack_weight
+from mpq.modeling.packed import PackedWeight, unpack_weight, with_tensors
 
 
 def weight(rows=6, columns=40):
@@ -60,6 +60,25 @@ def test_a_tensor_that_values_do_not_go_into_is_refused_untouched(order, out, to
     with pytest.raises(FormatError, match=told):
         unpack_weight(packed, out=out)
     assert out.is_meta or not out.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "names"),
+    [
+        ("fixed8.4", None, ["codes"]),
+        ("int4a-g32", shuffled(40), ["codes", "scales", "zero_points", "order"]),
+        ("nvfp4", None, ["codes", "scales", "tensor_scales"]),
+    ],
+)
+def test_all_that_is_stored_is_told_and_replaced(text, order, names):
+    packed = PackedWeight(encoded=encode(weight(), text), order=order)
+    assert list(packed.tensors) == names
+    copied = with_tensors(packed, torch.clone)
+    for name, x in copied.tensors.items():
+        assert torch.equal(x, packed.tensors[name])
+        assert x is not packed.tensors[name]
+    assert list(copied.tensors) == names
+    assert torch.equal(unpack_weight(copied), unpack_weight(packed))
 
 
 def test_an_entry_of_the_order_counts_32_bits():
