@@ -20,7 +20,7 @@ from mpq.kernels import encoded as eager
 from mpq.kernels.bits import FLOAT64, powers_of_two
 from mpq.kernels.codes import values_of
 from mpq.kernels.cpu_elements import added_zero
-from mpq.kernels.cpu_threads import seen
+from mpq.kernels.cpu_threads import memory_of
 from mpq.kernels.eager import saturate
 from mpq.kernels.encoded import Encoded, unit_exponent
 from mpq.kernels.scaling import BLOCK_SCALE
@@ -155,8 +155,8 @@ def units_of(encoded: Encoded) -> Units:
             return Pairs(codes, stored_above(encoded, scale).numpy())
         case FloatScale(zero_point=True):
             zeros = _codes(stored_zero_points(encoded), element_values(encoded.format.element))
-            return ScalesAndZeros(seen(stored_scales(encoded)), zeros)
-    return Scales(seen(stored_scales(encoded)))
+            return ScalesAndZeros(memory_of(stored_scales(encoded)), zeros)
+    return Scales(memory_of(stored_scales(encoded)))
 
 
 def products_of(encoded: Encoded, dtype: torch.dtype) -> Products:
@@ -207,7 +207,7 @@ def _results(encoded: Encoded, dtype: torch.dtype) -> NDArray[Any]:
     element = encoded.format.element
     codes = torch.from_numpy(pack(_every_code(element).numpy(), element.width))
     every = dataclasses.replace(encoded, axis=0, shape=(1 << element.width,), codes=codes)
-    return seen(eager.decode_blocks(every, dtype))
+    return memory_of(eager.decode_blocks(every, dtype))
 
 
 def _codes(packed: Tensor, values: NDArray[Any]) -> Codes:
