@@ -164,7 +164,7 @@ def read_back(values: Tensor, grid: Grid) -> Tensor:
     if grid.may_overflow:
         values = values.clone()
         saturate(values, grid.format.element, grid.unit, grid.dtype)
-    product = scale_back(values, grid.unit, grid.format)
+    product = scale_back(values, grid.unit, grid.format.element)
     return product.to(arithmetic_dtype(grid.dtype)).to(grid.dtype)
 
 

@@ -29,7 +29,7 @@ from mpq.kernels.cpu_scales import (
     nested_numbers,
     shared_numbers,
 )
-from mpq.kernels.cpu_threads import STORED, in_shares, seen
+from mpq.kernels.cpu_threads import STORED, in_shares, memory_of
 from mpq.kernels.cpu_tiles import (
     LARGEST_BLOCK,
     TILE,
@@ -152,7 +152,7 @@ def _quantize_tiles(x: Tensor, out: Tensor, place: Place, numbers: Numbers) -> N
     from mpq.kernels.cpu_loops import quantize_tiles
 
     left = np.zeros(place.tiles, dtype=np.uint8)
-    tensors = (seen(x), seen(out), left, place)
+    tensors = (memory_of(x), memory_of(out), left, place)
 
     def take(reach: tuple[int, int]) -> None:
         quantize_tiles(*tensors, Room.of(place), numbers, reach)

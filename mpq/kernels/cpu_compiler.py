@@ -1,6 +1,7 @@
 """How loops of the CPU path are compiled, and the bits of floats in them.
 
-Importing this module imports numba: only `mpq.kernels.cpu` does, on first use. Nothing is
+Importing this module imports numba: `mpq.kernels.cpu` and `mpq.kernels.cpu_encoded` do so, through
+their loops, when they are first used and not before. Nothing is
 reassociated or contracted (`fastmath` stays off), so the arithmetic is IEEE 754's, as eager
 torch's is.
 """

@@ -16,10 +16,10 @@ from mpq.kernels.cpu_compiler import by_kind, compiled, entered
 from mpq.kernels.cpu_memory import narrowed, widened
 from mpq.kernels.cpu_scaling import row_of
 from mpq.kernels.cpu_stored import (
-    Bounds,
     Codes,
     Pairs,
     Powers,
+    Products,
     Scales,
     ScalesAndZeros,
     Scratch,
@@ -39,7 +39,7 @@ def decode_alone(codes: Codes, out: NDArray[Any], reach: tuple[int, int]) -> Non
 def decode_tiles(
     codes: Codes,
     units: Units,
-    bounds: Bounds,
+    products: Products,
     out: NDArray[Any],
     place: Place,
     scratch: Scratch,
@@ -48,22 +48,24 @@ def decode_tiles(
     """Whether all blocks of a reach of tiles are ordinary; then its values are written."""
     for index in range(reach[0], reach[1]):
         tile = find_tile(place, index)
-        if not _read_units(units, place, tile, scratch, bounds):
+        if not _read_units(units, place, tile, scratch, products):
             return False
         read_values(codes, place, tile, scratch.values)
-        scale_values(scratch, place, tile, out)
+        scale_values(scratch, place, tile, products.zero, out)
     return True
 
 
 @compiled
-def _read_units(units: Units, place: Place, tile: Tile, scratch: Scratch, bounds: Bounds) -> bool:
+def _read_units(
+    units: Units, place: Place, tile: Tile, scratch: Scratch, products: Products
+) -> bool:
     faults = 0
     for i in range(tile.blocks):
         block = block_of(place, tile, i)
         unit = unit_of(units, block, row_of(place, tile, i))
         scratch.units[i] = unit
         scratch.zeros[i] = zero_of(units, block)
-        faults += 0 if abs(unit) * bounds.largest <= bounds.limit else 1  # NaN is a fault
+        faults += 0 if abs(unit) * products.largest <= products.limit else 1  # NaN is a fault
     return faults == 0
 
 
@@ -82,7 +84,7 @@ def zero_of(units: Any, block: int) -> float32:
     raise NotImplementedError("only compiled code calls this")
 
 
-def scale_values(scratch: Scratch, place: Place, tile: Tile, out: Any) -> None:
+def scale_values(scratch: Scratch, place: Place, tile: Tile, zero: float32, out: Any) -> None:
     """Writes the tile's values, in units of the element, as values of the result."""
     raise NotImplementedError("only compiled code calls this")
 
@@ -98,28 +100,26 @@ def _block_across(place: Across, tile: Tile, block: int) -> int:
 
 
 @compiled
-def scaled(value: float32, zero: float32, unit: float64) -> float32:
-    """The value of a code less its zero point; a zero keeps its sign, whatever the unit's."""
-    difference = float32(value - zero)
-    product = float32(float64(difference) * unit)
-    return difference if difference == 0 else product
+def scaled(value: float32, zero_point: float32, unit: float64, zero: float32) -> float32:
+    """The value of a code less its zero point; `zero` as in `Products`."""
+    return float32(float32(float64(float32(value - zero_point)) * unit) + zero)
 
 
-def _scale_along(scratch: Scratch, place: Along, tile: Tile, out: Any) -> None:  # noqa: ARG001
+def _scale_along(scratch: Scratch, place: Along, tile: Tile, zero: float32, out: Any) -> None:  # noqa: ARG001
     v, start, height = scratch.values, uint64(tile.start), uint64(tile.height)
     for block in range(uint64(tile.blocks)):
-        unit, zero = scratch.units[block], scratch.zeros[block]
+        unit, zero_point = scratch.units[block], scratch.zeros[block]
         first = block * height
         for i in range(first, min(first + height, uint64(tile.stored))):
-            out[start + i] = narrowed(scaled(v[i], zero, unit), out[start + i])
+            out[start + i] = narrowed(scaled(v[i], zero_point, unit, zero), out[start + i])
 
 
-def _scale_across(scratch: Scratch, place: Across, tile: Tile, out: Any) -> None:
+def _scale_across(scratch: Scratch, place: Across, tile: Tile, zero: float32, out: Any) -> None:
     v, units, zeros, width = scratch.values, scratch.units, scratch.zeros, uint64(tile.stored)
     for row in range(uint64(tile.height)):
         target, source = uint64(tile.start) + row * uint64(place.inner), row * width
         for i in range(width):
-            value = scaled(v[source + i], zeros[i], units[i])
+            value = scaled(v[source + i], zeros[i], units[i], zero)
             out[target + i] = narrowed(value, out[target + i])
 
 

@@ -122,8 +122,7 @@ def rounding_numbers(element: Element, bound: float = 0.0) -> Rounding:
         case IntegerElement(code="asymmetric"):
             return Asymmetric(high)
         case IntegerElement():
-            zero = np.float32(-0.0 if has_negative_zero(element) else 0.0)
-            return Integers(np.float32(-(bound or reach(element))), high, zero)
+            return Integers(np.float32(-(bound or reach(element))), high, added_zero(element))
         case TableElement():
             return _table(element)
         case FloatElement(fraction=digits) if digits > 0:
@@ -135,6 +134,11 @@ def rounding_numbers(element: Element, bound: float = 0.0) -> Rounding:
         lowest=np.int32(FLOAT32.power(element.min_exponent)),
         underflow=np.int32(FLOAT32.power(element.min_exponent - 1) if has_zero else -1),
     )
+
+
+def added_zero(element: Element) -> np.float32:
+    """What a product with a unit takes last: 0 takes the sign of -0 away, -0 keeps it."""
+    return np.float32(-0.0 if has_negative_zero(element) else 0.0)
 
 
 def float_numbers(element: FloatElement, high: float = 0.0) -> Floats:

@@ -16,12 +16,12 @@ from mpq.kernels import encoded as eager
 from mpq.kernels.cpu_stored import (
     WIDEST,
     Scratch,
-    bounds_of,
     element_codes,
+    products_of,
     result_codes,
     units_of,
 )
-from mpq.kernels.cpu_threads import STORED, in_shares, seen
+from mpq.kernels.cpu_threads import STORED, in_shares, memory_of
 from mpq.kernels.cpu_tiles import LARGEST_BLOCK, Place, place_of
 from mpq.kernels.encoded import Encoded
 from mpq.kernels.rounding import fits_float32
@@ -77,7 +77,7 @@ def decode_blocks(encoded: Encoded, dtype: torch.dtype, out: Tensor | None = Non
 def _decode_alone(encoded: Encoded, out: Tensor) -> None:
     from mpq.kernels.cpu_decoding import decode_alone
 
-    codes, target = result_codes(encoded, out.dtype), seen(out)
+    codes, target = result_codes(encoded, out.dtype), memory_of(out)
     in_shares(out.numel(), out.numel(), lambda reach: decode_alone(codes, target, reach))
 
 
@@ -85,8 +85,8 @@ def _decode_tiles(encoded: Encoded, out: Tensor, place: Place) -> bool:
     """Whether all blocks are ordinary; then the values are written."""
     from mpq.kernels.cpu_decoding import decode_tiles
 
-    codes, units, target = element_codes(encoded), units_of(encoded), seen(out)
-    bounds = bounds_of(codes.values, out.dtype)
+    codes, units, target = element_codes(encoded), units_of(encoded), memory_of(out)
+    products = products_of(encoded, out.dtype)
 
     def take(reach: tuple[int, int]) -> object:
         scratch = Scratch(
@@ -94,6 +94,6 @@ def _decode_tiles(encoded: Encoded, out: Tensor, place: Place) -> bool:
             np.empty(place.blocks, dtype=np.float64),
             np.empty(place.blocks, dtype=np.float32),
         )
-        return decode_tiles(codes, units, bounds, target, place, scratch, reach)
+        return decode_tiles(codes, units, products, target, place, scratch, reach)
 
     return all(in_shares(place.tiles, out.numel(), take))

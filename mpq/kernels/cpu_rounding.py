@@ -100,7 +100,8 @@ def _round_integers(v: Values, units: Values, extra: Values, count: int, r: Inte
 
 def _round_asymmetric(v: Values, units: Values, extra: Values, count: int, r: Asymmetric) -> None:
     for i in range(count):
-        v[i] = round_asymmetric(in_units(v[i], units[i]), extra[i], r.high) * units[i]
+        rounded = round_asymmetric(in_units(v[i], units[i]), extra[i], r.high)
+        v[i] = float32(float32(rounded * units[i]) + float32(0.0))
 
 
 def _round_floats(v: Values, units: Values, extra: Values, count: int, r: Floats) -> None:  # noqa: ARG001
@@ -122,7 +123,7 @@ def _round_to_table(v: Values, units: Values, extra: Values, count: int, r: Tabl
         for i in range(count):
             extra[i] = entry if v[i] >= threshold else extra[i]
     for i in range(count):
-        v[i] = float32(extra[i] * units[i])
+        v[i] = float32(float32(extra[i] * units[i]) + float32(0.0))
 
 
 by_kind(

@@ -19,7 +19,8 @@ from mpq.formats.scale import FloatScale, NestedScale, SharedExponent
 from mpq.kernels import encoded as eager
 from mpq.kernels.bits import FLOAT64, powers_of_two
 from mpq.kernels.codes import values_of
-from mpq.kernels.cpu_threads import seen
+from mpq.kernels.cpu_elements import added_zero
+from mpq.kernels.cpu_threads import memory_of
 from mpq.kernels.eager import saturate
 from mpq.kernels.encoded import Encoded, unit_exponent
 from mpq.kernels.scaling import BLOCK_SCALE
@@ -98,16 +99,20 @@ class Pairs(NamedTuple):
 Units = Powers | Scales | ScalesAndZeros | Pairs
 
 
-class Bounds(NamedTuple):
-    """What tells ordinary blocks, whose every value the result's dtype holds.
+class Products(NamedTuple):
+    """What is asked of the products of values and units.
+
+    The result's dtype holds every one of an ordinary block.
 
     Attributes:
         largest: The largest magnitude of the element, float64.
         limit: The dtype's largest value.
+        zero: What is added to a product last: 0 takes the sign of -0 away, -0 keeps it.
     """
 
     largest: float
     limit: float
+    zero: np.float32
 
 
 class Scratch(NamedTuple):
@@ -150,13 +155,18 @@ def units_of(encoded: Encoded) -> Units:
             return Pairs(codes, stored_above(encoded, scale).numpy())
         case FloatScale(zero_point=True):
             zeros = _codes(stored_zero_points(encoded), element_values(encoded.format.element))
-            return ScalesAndZeros(seen(stored_scales(encoded)), zeros)
-    return Scales(seen(stored_scales(encoded)))
+            return ScalesAndZeros(memory_of(stored_scales(encoded)), zeros)
+    return Scales(memory_of(stored_scales(encoded)))
 
 
-def bounds_of(values: NDArray[np.float32], dtype: torch.dtype) -> Bounds:
-    """What tells ordinary blocks of an element with these values in a result of the dtype."""
-    return Bounds(float(np.abs(values).max()), torch.finfo(dtype).max)
+def products_of(encoded: Encoded, dtype: torch.dtype) -> Products:
+    """What is asked of the products of a tensor's values and units in a result of the dtype."""
+    element = encoded.format.element
+    largest = float(np.abs(element_values(element)).max())
+    # A power of two times a value is zero only where eager rounds it, after all else.
+    is_power = isinstance(encoded.format.scale, SharedExponent)
+    zero = np.float32(-0.0) if is_power else added_zero(element)
+    return Products(largest, torch.finfo(dtype).max, zero)
 
 
 @lru_cache(maxsize=64)
@@ -197,7 +207,7 @@ def _results(encoded: Encoded, dtype: torch.dtype) -> NDArray[Any]:
     element = encoded.format.element
     codes = torch.from_numpy(pack(_every_code(element).numpy(), element.width))
     every = dataclasses.replace(encoded, axis=0, shape=(1 << element.width,), codes=codes)
-    return seen(eager.decode_blocks(every, dtype))
+    return memory_of(eager.decode_blocks(every, dtype))
 
 
 def _codes(packed: Tensor, values: NDArray[Any]) -> Codes:

@@ -17,7 +17,7 @@ STORED = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: n
 """How the loops see a dtype: its values, or the bits of its values."""
 
 
-def seen(x: Tensor) -> NDArray[Any]:
+def memory_of(x: Tensor) -> NDArray[Any]:
     """A contiguous tensor of one of these dtypes as the loops see it, in one dimension."""
     flat = x.detach().view(-1)
     if x.dtype != torch.float32:

@@ -60,7 +60,7 @@ def fake_quantize(x: Tensor, format: Format, axis: int) -> Tensor:
         scales = choose_scales(piece, format, x.dtype, None if above is None else above[part])
         for columns in _column_pieces(piece):
             values = round_blocks(piece[:, columns], format.element, scales)
-            _write(out[part, columns], values, format, scales)
+            _write(out[part, columns], values, format.element, scales)
             if is_calibrated:
                 # No block's own maximum carries a value that is not finite into the result.
                 out[part, columns].add_(piece[:, columns], alpha=0)
@@ -84,24 +84,27 @@ def round_blocks(blocks: Tensor, element: Element, scales: Scales) -> Tensor:
     return round_to_element(scaled, element, scales.zero_point)
 
 
-def _write(out: Tensor, values: Tensor, format: Format, scales: Scales) -> None:
+def _write(out: Tensor, values: Tensor, element: Element, scales: Scales) -> None:
     """Values in units of the element, scaled back, saturated at what the dtype holds, cast."""
     unit = scales.unit
     if scales.may_overflow:
-        saturate(values, format.element, unit, out.dtype)
-    product = scale_back(values, unit, format, out=out if out.dtype == unit.dtype else values)
+        saturate(values, element, unit, out.dtype)
+    product = scale_back(values, unit, element, out=out if out.dtype == unit.dtype else values)
     if product is not out:
         # float64 stood in for float32: round to that first, as float32 arithmetic would have.
         out.copy_(product.float() if out.dtype != torch.float32 else product)
 
 
 def scale_back(
-    values: Tensor, unit: Tensor, format: Format, *, out: Tensor | None = None
+    values: Tensor, unit: Tensor, element: Element, *, out: Tensor | None = None
 ) -> Tensor:
-    """The values, in units of the element, times their unit, written to `out` if it is there."""
+    """The values, in units of the element, times their unit, written to `out` if it is there.
+
+    Where the element has no negative zero, every product that is zero is +0.
+    """
     product = torch.mul(values, unit, out=out)
-    # 0 times a unit below 0 is -0; adding 0 takes that away.
-    return product.add_(0.0) if format.has_signed_scale else product
+    # A value below 0 times a unit of 0 is -0, as 0 times a unit below 0: adding 0 takes it away.
+    return product if has_negative_zero(element) else product.add_(0.0)
 
 
 def saturate(values: Tensor, element: Element, unit: Tensor, dtype: torch.dtype) -> None:

@@ -158,7 +158,7 @@ def _decoded(encoded: Encoded, dtype: torch.dtype) -> Tensor:
     values = values_of(layout.split(codes.reshape(encoded.shape)), element, zero_point)
     values = values.to(unit.dtype)
     saturate(values, element, unit, dtype)
-    product = scale_back(values, unit, format, out=values)
+    product = scale_back(values, unit, element, out=values)
     return layout.join(product.to(arithmetic).to(dtype), encoded.shape)
 
 

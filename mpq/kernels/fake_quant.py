@@ -100,7 +100,7 @@ def decode(
     """
     dtype = dtype or encoded.dtype
     if out is not None:
-        _require_room(out, encoded, dtype)
+        require_room(out, encoded, dtype)
     empty = torch.empty(encoded.shape if 0 in encoded.shape else 0, dtype=dtype)
     _require_float(empty, None)
     if 0 in encoded.shape:
@@ -108,7 +108,13 @@ def decode(
     return decode_blocks(encoded, dtype, out)
 
 
-def _require_room(out: Tensor, encoded: Encoded, dtype: torch.dtype) -> None:
+def require_room(out: Tensor, encoded: Encoded, dtype: torch.dtype) -> None:
+    """Nothing comes back.
+
+    Raises:
+        FormatError: A tensor is none into which the encoded values are decoded in the dtype: not
+            contiguous, or of another shape, dtype or device.
+    """
     wanted = (encoded.shape, dtype, encoded.codes.device)
     given = (tuple(out.shape), out.dtype, out.device)
     if given != wanted or not out.is_contiguous():

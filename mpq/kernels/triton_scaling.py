@@ -39,10 +39,11 @@ def saturated(values, unit, held: tl.constexpr):
 
 @triton.jit
 def scaled_back(values, unit, held: tl.constexpr):
-    """Values times their unit, as far as the dtype holds them; of integers, 0 without a sign."""
+    """Values times their unit, as far as the dtype holds them; 0 as the element has it."""
     product = saturated(values, unit, held) * unit
     if not held.negative_zero:
-        product = product + 0.0  # 0 times a unit below 0 is -0
+        # Not a sum with 0: fused with the product, it would keep the sign of what underflows.
+        product = tl.where(product == 0.0, 0.0, product)
     return product
 
 

@@ -6,7 +6,8 @@ and to a CUDA device through pinned memory on a stream of its own. So there are 
 one block decoded and one packed, beside what lies outside of the blocks. On a CPU both lie in
 memory that every block takes again: fresh pages cost as much as decoding, and weights of a few
 megabytes each would leave a heap behind into which the next ones do not fit. So a weight's values
-are overwritten once its block has run.
+are overwritten once its block has run, and calls from several threads take turns: one passes
+through the whole model before the next begins.
 """
 
 import math
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
+from threading import RLock
 from typing import Any
 
 import torch
@@ -41,6 +44,7 @@ def offload_blocks(
 
     Everything outside of the blocks (embeddings, head, last norm) is decoded and stays. The model
     only infers: none of its parameters asks for a gradient. It cannot be moved to another device.
+    Threads that call it, or its blocks, wait for each other.
 
     Args:
         model: As `build_model` made it.
@@ -69,6 +73,7 @@ def offload_blocks(
     move_buffers(model, device)
     model.register_state_dict_pre_hook(_refuse_state)  # type: ignore[no-untyped-call]
     turns = _Turns(inside, checkpoint, device)
+    turns.hold_for(model)
     for index, block in enumerate(found):
         turns.attach(block, index)
 
@@ -117,28 +122,48 @@ class _Turns:
         self._device = device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mpq-offload")
         self._next: Future[_Fetched] | None = None
+        self._one_thread = RLock()
         self._stream = _side_stream(device)
         self._packed, self._decoded = _Room(device), _Room(device)
 
+    def hold_for(self, model: nn.Module) -> None:
+        """From now on a pass through the model ends before another thread's begins.
+
+        Blocks alone would be right in any order, but what was read ahead would be for nothing.
+        """
+        run = model.forward
+
+        # A hook would keep the lock after a KeyboardInterrupt: torch calls none then.
+        @wraps(run)  # generate() looks for the arguments' names
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with self._one_thread:
+                return run(*args, **kwargs)
+
+        model.forward = forward
+
     def attach(self, block: nn.Module, index: int) -> None:
         """From now on the block's weights come when it runs and go when it has run."""
+        run = block.forward
 
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        @wraps(run)
+        def forward(*args: Any, **kwargs: Any) -> Any:
             _refuse_gradients(block, (*args, *kwargs.values()))
-            self._decode(index)
+            with self._one_thread:
+                try:
+                    self._decode(index)
+                    return run(*args, **kwargs)
+                finally:
+                    for source in self._inside[index]:
+                        _let_go(source, self._device)
 
-        def leave(*_: Any) -> None:
-            for source in self._inside[index]:
-                _let_go(source, self._device)
-
-        block.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
-        block.register_forward_hook(leave, always_call=True)
+        block.forward = forward
 
     def _decode(self, index: int) -> None:
-        fetched = self._next.result() if self._next is not None else None
-        self._next = None
+        ahead, self._next = self._next, None  # whatever it raises, it raises once
+        fetched = None if ahead is None else ahead.result()
         if fetched is None or fetched.index != index:
-            fetched = self._fetch(index)
+            # By the same thread: after an interrupt it may still be filling the packed room.
+            fetched = self._thread.submit(self._fetch, index).result()
         if fetched.arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(fetched.arrived)
         pairs = list(zip(self._inside[index], fetched.stored, strict=True))
@@ -146,7 +171,7 @@ class _Turns:
             source.shape.numel() * dtype_of(stored).itemsize for source, stored in pairs
         )
         for source, stored in pairs:
-            claimed = [_each(one, self._claim) for one in stored]
+            claimed = [_with_tensors(part, self._claim) for part in stored]
             out = self._decoded.place(source.shape, dtype_of(stored))
             source.tensor.data = source.values(claimed, out)
         # Generation comes back to the first block with the next token.
@@ -155,9 +180,8 @@ class _Turns:
     def _fetch(self, index: int) -> _Fetched:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             mapped = [source.stored(self._checkpoint) for source in self._inside[index]]
-            every = chain.from_iterable(map(_tensors, chain(*mapped)))
-            self._packed.clear(x.nbytes for x in every)
-            stored = [[_each(one, self._bring) for one in each] for each in mapped]
+            self._packed.clear(chain.from_iterable(map(_num_bytes, chain(*mapped))))
+            stored = [[_with_tensors(part, self._bring) for part in parts] for parts in mapped]
             arrived = None if self._stream is None else self._stream.record_event()
         return _Fetched(index=index, stored=stored, arrived=arrived)
 
@@ -209,20 +233,14 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return stream
 
 
-def _each(stored: Stored, bring: Callable[[Tensor], Tensor]) -> Stored:
-    return bring(stored) if isinstance(stored, Tensor) else with_tensors(stored, bring)
+def _with_tensors(stored: Stored, transform: Callable[[Tensor], Tensor]) -> Stored:
+    return transform(stored) if isinstance(stored, Tensor) else with_tensors(stored, transform)
 
 
-def _tensors(stored: Stored) -> list[Tensor]:
-    """All tensors of it, in the order in which `_each` comes to them."""
-    found: list[Tensor] = []
-
-    def find(x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    _each(stored, find)
-    return found
+def _num_bytes(stored: Stored) -> list[int]:
+    """The bytes of each tensor of it."""
+    tensors = [stored] if isinstance(stored, Tensor) else stored.tensors.values()
+    return [x.nbytes for x in tensors]
 
 
 def _refuse_gradients(block: nn.Module, arguments: Sequence[Any]) -> None:

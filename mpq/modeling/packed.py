@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from mpq.errors import ModelError
 from mpq.formats.block import positive_axis
 from mpq.kernels.encoded import Encoded
-from mpq.kernels.fake_quant import decode
+from mpq.kernels.fake_quant import decode, require_room
 
 _BITS_OF_AN_ENTRY = 32
 
@@ -45,6 +46,19 @@ class PackedWeight:
             )
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are stored, by the names of their fields; those that there are."""
+        encoded = self.encoded
+        fields = {
+            "codes": encoded.codes,
+            "scales": encoded.scales,
+            "zero_points": encoded.zero_points,
+            "tensor_scales": encoded.tensor_scales,
+            "order": self.order,
+        }
+        return {name: x for name, x in fields.items() if x is not None}
+
+    @property
     def num_bits(self) -> int:
         """Bits of everything that is stored: an entry of the order takes 32."""
         entries = 0 if self.order is None else self.order.numel()
@@ -60,9 +74,14 @@ def unpack_weight(
         packed: The weight.
         dtype: Of the result; the one the weight was encoded from if None.
         out: Where the values go, as `decode` takes it; None: a tensor of their own.
+
+    Raises:
+        FormatError: As of `decode`.
     """
     if packed.order is None:
         return decode(packed.encoded, dtype, out=out)
+    if out is not None:
+        require_room(out, packed.encoded, dtype or packed.encoded.dtype)
     values = decode(packed.encoded, dtype)
     order = packed.order.to(device=values.device, dtype=torch.long)
     out = torch.empty_like(values) if out is None else out
@@ -71,21 +90,9 @@ def unpack_weight(
 
 def with_tensors(packed: PackedWeight, transform: Callable[[Tensor], Tensor]) -> PackedWeight:
     """The same packed weight with every tensor replaced by what `transform` makes of it."""
-
-    def each(x: Tensor | None) -> Tensor | None:
-        return None if x is None else transform(x)
-
-    encoded = packed.encoded
-    return PackedWeight(
-        encoded=replace(
-            encoded,
-            codes=transform(encoded.codes),
-            scales=each(encoded.scales),
-            zero_points=each(encoded.zero_points),
-            tensor_scales=each(encoded.tensor_scales),
-        ),
-        order=each(packed.order),
-    )
+    replaced: dict[str, Any] = {name: transform(x) for name, x in packed.tensors.items()}
+    order = replaced.pop("order", None)
+    return PackedWeight(encoded=replace(packed.encoded, **replaced), order=order)
 
 
 def _range(order: Tensor) -> str:

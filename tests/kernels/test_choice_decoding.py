@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mpq.errors import FormatError
+from mpq.formats.element import has_negative_zero
 from mpq.formats.zoo import examples, parse_format
 from mpq.kernels import encoded as eager
 from mpq.kernels.choice import MODULES, choose, has_compiler
@@ -22,6 +23,10 @@ from tests.contracts.zoo import ALL
 
 PATHS = {"cpu": "cpu"}
 """Path -> the device on which it is tested. Triton's is tested in test_triton_encoded.py, too."""
+
+LEFT_TO_EAGER = {"cpu_encoded": lambda format: format.has_2d_block}
+"""Module -> whether it leaves a format of these tests to eager. It covers all others, each in
+every float dtype, shape and axis here, or a test fails."""
 
 FORMATS = [text for text in dict.fromkeys([*ALL, *examples()]) if text != "fp32"]
 FEW = [
@@ -47,6 +52,21 @@ UNUSED = [
 ]
 """Formats with codes that `encode` never writes, and some without."""
 
+ZEROS = [
+    *(
+        "int4",
+        "int4-g16-sf32",
+        "int4f",
+        "int8f-token",
+        "int4f-g16-sf32",
+        "int4a",
+        "int3a-g16-sf16",
+    ),
+    *("nf4-g64", "nf4-g16-sf32", "nvfp4", "nvfp4-token", "minifloat-e2m1-g32", "fp8-e5m2-token"),
+    *("int8-tensor", "int8f-tensor", "int4a-tensor", "nf4-tensor", "fp8-e4m3-tensor"),
+]
+"""Formats with a float scale, of each kind of element and of each place of the scale."""
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 INTEGERS = {2: torch.int16, 4: torch.int32}
 
@@ -58,13 +78,38 @@ def path(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(f"mpq.kernels.{MODULES['decode'][request.param]}")
 
 
+def with_scales_near_zero(text: str) -> list[Encoded]:
+    """Codes under scales of 0, -0, and the least of either sign, in each part that scales."""
+    encoded = eager.encode_blocks(normal(4, 512), parse_format(text), -1)
+    cases = []
+    for name in ("scales", "tensor_scales"):
+        part = getattr(encoded, name)
+        if part is None:
+            continue
+        if part.dtype == torch.uint8:
+            values = [0x00, 0x80, 0x01, 0x81]  # of e4m3
+        else:
+            told = torch.finfo(part.dtype)
+            least = told.smallest_normal * told.eps
+            values = [0.0, -0.0, least, -least]
+        for value in values:
+            near = part.clone()
+            near[: max(1, len(near) // 2)] = value
+            cases.append(dataclasses.replace(encoded, **{name: near}))
+    return cases
+
+
 def is_covered(path: ModuleType, encoded: Encoded, dtype: torch.dtype) -> bool:
     values = torch.empty((), dtype=torch.promote_types(encoded.dtype, dtype))
     return path.covers(encoded.format, values.expand(encoded.shape), encoded.axis)
 
 
 def assert_same_bits(path: ModuleType, encoded: Encoded, dtype: torch.dtype) -> None:
-    if not is_covered(path, encoded, dtype):
+    is_left = LEFT_TO_EAGER[path.__name__.rpartition(".")[2]](encoded.format)
+    assert is_covered(path, encoded, dtype) != is_left, (
+        f"{encoded.format}, {encoded.dtype} as {dtype}, shape {encoded.shape}, axis {encoded.axis}"
+    )
+    if is_left:
         return
     got, want = path.decode_blocks(encoded, dtype), eager.decode_blocks(encoded, dtype)
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
@@ -122,6 +167,23 @@ def test_codes_that_are_never_written_have_the_bits_of_eager(path, text):
     if encoded.scales is not None and encoded.scales.dtype == torch.uint8:
         scales = torch.arange(encoded.scales.numel(), dtype=torch.int32).to(torch.uint8)
         assert_same_bits(path, dataclasses.replace(encoded, scales=scales), torch.float32)
+
+
+@pytest.mark.parametrize("text", ZEROS)
+def test_zeros_under_any_scale_have_the_bits_of_eager(path, text):
+    for encoded in with_scales_near_zero(text):
+        for dtype in DTYPES:
+            assert_same_bits(path, encoded, dtype)
+
+
+@pytest.mark.parametrize("text", ZEROS)
+def test_a_zero_has_a_sign_only_where_its_element_has_one(text):
+    keeps = has_negative_zero(parse_format(text).element)
+    zeros = []
+    for encoded in with_scales_near_zero(text):
+        values = eager.decode_blocks(encoded, torch.float32)
+        zeros.append(values[values == 0])
+    assert torch.cat(zeros).signbit().any() == keeps
 
 
 @pytest.mark.parametrize("text", ["bfp4", "int4-g2", "nf4-g4", "bmf8-e4m3", "bl8", "fixed8.-100"])

@@ -1,4 +1,4 @@
-"""The loops that decode: products rounded once, zeros that keep their sign, blocks too large."""
+"""The loops that decode: products rounded once, zeros with a sign or without, blocks too large."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ import numba
 
 from mpq.kernels.cpu_decoding import decode_alone, decode_tiles, scaled
 from mpq.kernels.cpu_stored import (
-    Bounds,
     Codes,
+    Products,
     Scales,
     Scratch,
-    bounds_of,
     element_codes,
+    products_of,
     result_codes,
     units_of,
 )
@@ -29,14 +29,14 @@ from mpq.kernels.cpu_tiles import place_of
 
 
 @numba.njit
-def scaled_each(values, zeros, units, out):
+def scaled_each(values, zeros, units, zero, out):
     for i in range(out.size):
-        out[i] = scaled(values[i], zeros[i], units[i])
+        out[i] = scaled(values[i], zeros[i], units[i], zero)
 
 
-def products(values, zeros, units) -> np.ndarray:
+def products(values, zeros, units, zero=-0.0) -> np.ndarray:
     out = np.empty(len(values), dtype=np.float32)
-    scaled_each(np.float32(values), np.float32(zeros), np.float64(units), out)
+    scaled_each(np.float32(values), np.float32(zeros), np.float64(units), np.float32(zero), out)
     return out
 
 
@@ -50,10 +50,13 @@ def test_a_product_is_rounded_once_subnormal_or_not():
     assert products([2.0**63], [0], [2.0**-191]).tolist() == [2.0**-128]
 
 
-def test_zeros_keep_the_sign_of_their_code_whatever_the_units():
-    got = products([0.0, -0.0, 3.0, 3.0, -8.0], [0, 0, 3, 1, 0], [-0.5] * 5)
-    assert got.tolist() == [0.0, 0.0, 0.0, -1.0, 4.0]
-    assert np.signbit(got).tolist() == [False, True, False, True, False]
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_zeros_have_a_sign_where_the_element_has(zero):
+    codes = ([0.0, -0.0, 3.0, 3.0, -8.0, -8.0, 7.0], [0, 0, 3, 1, 0, 0, 0])
+    got = products(*codes, [-0.5, 0.5, -0.5, -0.5, -0.5, 0.0, -0.0], zero)
+    assert got.tolist() == [0.0, 0.0, 0.0, -1.0, 4.0, 0.0, 0.0]
+    signs = [True, True, True, True, False, True, True]
+    assert np.signbit(got).tolist() == (signs if np.signbit(zero) else [x == -1.0 for x in got])
 
 
 def scratch_of(place) -> Scratch:
@@ -69,7 +72,7 @@ def test_negative_units_turn_signs(axis):
     units = np.float32([-0.5, 0.25] * 8)
     place = place_of((16, 16), axis, Block(columns=16))
     out = np.empty(256, dtype=np.float32)
-    told = (Codes(packed, 4, table), Scales(units), Bounds(8.0, 3e38))
+    told = (Codes(packed, 4, table), Scales(units), Products(8.0, 3e38, np.float32(0.0)))
     assert decode_tiles(*told, out, place, scratch_of(place), (0, place.tiles))
     want = table[each] * (units[:, None] if axis else units) + 0.0
     assert np.array_equal(out.view(np.int32), want.astype(np.float32).reshape(-1).view(np.int32))
@@ -83,7 +86,7 @@ def test_a_block_whose_values_the_dtype_does_not_hold_is_told(axis, scale):
     codes, out = element_codes(encoded), np.empty(64 * 64, dtype=np.float32)
 
     def fits() -> bool:
-        told = (codes, units_of(encoded), bounds_of(codes.values, torch.float32))
+        told = (codes, units_of(encoded), products_of(encoded, torch.float32))
         return decode_tiles(*told, out, place, scratch_of(place), (0, place.tiles))
 
     assert fits()

@@ -12,9 +12,9 @@ from mpq.kernels.cpu_stored import (
     Powers,
     Scales,
     ScalesAndZeros,
-    bounds_of,
     element_codes,
     element_values,
+    products_of,
     result_codes,
     units_of,
 )
@@ -75,6 +75,11 @@ def test_without_blocks_codes_stand_for_values_of_the_result(text, dtype):
     assert codes.values.dtype == (np.float32 if dtype == torch.float32 else np.uint16)
 
 
-def test_bounds_are_those_of_the_table_and_of_the_dtype():
-    bounds = bounds_of(np.float32([0, 7, -8]), torch.float16)
-    assert bounds == (8.0, 65504.0)
+@pytest.mark.parametrize(
+    ("text", "largest", "is_signed"),
+    [("int4f", 8.0, False), ("nf4", 1.0, False), ("nvfp4", 6.0, True), ("mxint8", 127.0, True)],
+)
+def test_products_are_bounded_by_the_table_and_by_the_dtype(text, largest, is_signed):
+    products = products_of(encoded_as(text, torch.float32), torch.float16)
+    assert products == (largest, 65504.0, 0.0)
+    assert np.signbit(products.zero) == is_signed

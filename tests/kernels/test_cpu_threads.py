@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpq.kernels.cpu_threads import SHARE, in_shares, seen
+from mpq.kernels.cpu_threads import SHARE, in_shares, memory_of
 
 
 @pytest.mark.parametrize(("values", "shares"), [(10, 1), (2 * SHARE, 2), (100 * SHARE, 3)])
@@ -37,7 +37,7 @@ def test_a_fault_in_any_share_is_raised(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_loops_see_the_memory_of_a_tensor(dtype):
     x = torch.randn(3, 4).to(dtype)
-    bits = seen(x)
+    bits = memory_of(x)
     assert bits.shape == (12,)
     assert bits.view(np.uint8).tobytes() == x.view(torch.uint8).numpy().tobytes()
     bits[:] = 0

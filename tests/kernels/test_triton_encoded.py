@@ -11,6 +11,7 @@ from mpq.kernels import encoded as eager
 from mpq.kernels import triton_encoded as kernels
 from mpq.kernels import triton_launch, triton_tiles
 from mpq.kernels.fake_quant import decode, encode
+from tests.kernels.test_choice_decoding import ZEROS, with_scales_near_zero
 from tests.kernels.test_triton import DEVICE, FEW, FORMATS, pytestmark, stress  # noqa: F401
 
 PARTS = ("codes", "scales", "zero_points", "tensor_scales")
@@ -127,6 +128,16 @@ def test_a_dtype_that_does_not_hold_the_values_saturates_them(dtype):
     for text in ("bfp4", "bfp4-token", "int8-g2", "nf4-g3", "bmf8-e4m3", "bl8", "fixed8.-100"):
         assert_bits(wide, text, -1, dtype)
         assert_bits(wide, text, 0, dtype)
+
+
+@pytest.mark.parametrize("text", ZEROS)
+def test_zeros_under_any_scale_have_the_bits_of_eager(text):
+    for encoded in with_scales_near_zero(text):
+        parts = {name: getattr(encoded, name) for name in PARTS}
+        there = {name: x.to(DEVICE) for name, x in parts.items() if x is not None}
+        for dtype in DTYPES:
+            got = kernels.decode_blocks(dataclasses.replace(encoded, **there), dtype)
+            assert_same(got, eager.decode_blocks(encoded, dtype), f"{text} {dtype}")
 
 
 def decoded_with(text: str, name: str, part: torch.Tensor | None) -> torch.Tensor:

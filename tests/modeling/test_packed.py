@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mpq import decode, encode, quantize
-from mpq.errors import ModelError
-from mpq.modeling.packed import PackedWeight, unpack_weight
+from mpq.errors import FormatError, ModelError
+from mpq.modeling.packed import PackedWeight, unpack_weight, with_tensors
 
 
 def weight(rows=6, columns=40):
@@ -42,6 +42,43 @@ def test_values_go_where_they_are_wanted(order):
     out = torch.empty(6, 40)
     assert unpack_weight(packed, out=out) is out
     assert torch.equal(out, unpack_weight(packed))
+
+
+@pytest.mark.parametrize("order", [None, shuffled(40)], ids=["as they are", "in an order"])
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        (torch.zeros(6, 40).bfloat16(), r"not shape \(6, 40\) in torch.bfloat16 on cpu"),
+        (torch.zeros(8, 40), r"not shape \(8, 40\) in torch.float32 on cpu"),
+        (torch.zeros(6, 40, device="meta"), r"not shape \(6, 40\) in torch.float32 on meta"),
+        (torch.zeros(40, 6).T, r"on cpu with strides \(1, 6\): give such a tensor, or no `out`"),
+    ],
+    ids=["dtype", "shape", "device", "strides"],
+)
+def test_a_tensor_that_values_do_not_go_into_is_refused_untouched(order, out, told):
+    packed = PackedWeight(encoded=encode(weight(), "bfp4"), order=order)
+    with pytest.raises(FormatError, match=told):
+        unpack_weight(packed, out=out)
+    assert out.is_meta or not out.any()
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "names"),
+    [
+        ("fixed8.4", None, ["codes"]),
+        ("int4a-g32", shuffled(40), ["codes", "scales", "zero_points", "order"]),
+        ("nvfp4", None, ["codes", "scales", "tensor_scales"]),
+    ],
+)
+def test_all_that_is_stored_is_told_and_replaced(text, order, names):
+    packed = PackedWeight(encoded=encode(weight(), text), order=order)
+    assert list(packed.tensors) == names
+    copied = with_tensors(packed, torch.clone)
+    for name, x in copied.tensors.items():
+        assert torch.equal(x, packed.tensors[name])
+        assert x is not packed.tensors[name]
+    assert list(copied.tensors) == names
+    assert torch.equal(unpack_weight(copied), unpack_weight(packed))
 
 
 def test_an_entry_of_the_order_counts_32_bits():
