@@ -65,6 +65,11 @@ class Claims:
         self.sampled = self._sampled_over + len(self._open) - refined
         self.is_waiting = any(trial.state == TrialState.WAITING for trial in self._open)
 
+    @property
+    def taken(self) -> set[tuple[int, ...]]:
+        """The plans from the queue that wait or are being measured."""
+        return queued_plans(self._open)
+
     def _settle(self, trial: FrozenTrial) -> None:
         if trial.state == TrialState.FAIL:
             return

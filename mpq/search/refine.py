@@ -7,7 +7,7 @@ the best plan, where somebody can look at it, and by what was measured so far. A
 function of the finished trials, so a resumed search goes on as if it had never stopped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -121,6 +121,7 @@ def propose(
     quality: Objective,
     anchors: Sequence[Anchor],
     look: Callable[[Choices], GroupMoves | None] = lambda _: None,
+    taken: Collection[Choices] = (),
 ) -> tuple[Lineage, Choices] | None:
     """The next plan to try, and the lineage it belongs to; None when nothing is left.
 
@@ -136,8 +137,9 @@ def propose(
         anchors: Where.
         look: What moves would do within a plan, or None. Asked for the best plan of the lineage
             whose turn it is.
+        taken: Plans that other workers are about to measure.
     """
-    tried = {record.choices for record in records}
+    tried = {*taken, *(record.choices for record in records)}
     found = lineages(space, records, objectives, quality=quality, anchors=anchors)
     # Of equals the narrowest: a trial's number depends on what was interrupted and queued again.
     for lineage in sorted(found, key=lambda one: one.children):

@@ -252,6 +252,7 @@ class Search:
             quality=self.quality,
             anchors=self.anchors,
             look=self.looks,
+            taken=claims.taken,
         )
         if found is None:
             return False

@@ -91,3 +91,14 @@ def test_a_seed_that_only_failed_is_measured_after_all_trials(tmp_path):
         make_search(tmp_path, **SETTINGS).run()
         assert measured(search).count(choices) == 1
         assert len(measured(search)) == 13
+
+
+def test_an_exchange_that_is_measured_elsewhere_is_not_proposed_again(tmp_path):
+    make_search(tmp_path, **SETTINGS).run()
+    _, taken = take(tmp_path, refine=2)
+    search = make_search(tmp_path, **SETTINGS | {"refine": 2})
+    search.run()
+    trials = search.study.get_trials()
+    assert taken not in measured(search)
+    assert len(measured(search)) == 13
+    assert not any(trial.state == TrialState.FAIL for trial in trials)
