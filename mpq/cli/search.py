@@ -276,7 +276,8 @@ def draw(run: Run, search: Search, proof: Proof | None) -> list[str]:
     from mpq.run import PLOTS
 
     figures: dict[str, Callable[[], Figure]] = {"sensitivity": lambda: plots.sensitivity(run)}
-    if len(search.objectives) > 1:
+    # A search whose time was over before its first trial has neither.
+    if len(search.objectives) > 1 and search.records():
         figures["pareto_front"] = lambda: plots.pareto_front(run)
         figures["hypervolume"] = lambda: plots.hypervolume(run)
     for comparison in proof.comparisons if proof is not None else ():

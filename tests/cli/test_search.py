@@ -257,3 +257,11 @@ def test_a_budget_gives_one_best_plan(tmp_path, monkeypatch):
     assert all(float(row["weight_bits"]) <= 4.2 for row in rows)
     with (tmp_path / "run" / "plans" / "best.toml").open("rb") as file:
         assert tomllib.load(file)["model"] == "mpq/tiny-llama"
+
+
+def test_a_search_without_time_for_a_trial_ends_well(tmp_path, capsys):
+    config = write_config(tmp_path, more="timeout_minutes = 1e-9")
+    assert main([str(config), "--out", str(tmp_path / "run")]) == 0
+    assert not rows_of(tmp_path / "run" / "trials.csv")
+    assert not (tmp_path / "run" / "plots" / "pareto_front.png").exists()
+    assert "Pareto front: 0 plans" in capsys.readouterr().out
