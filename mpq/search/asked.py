@@ -73,7 +73,11 @@ class Finished:
 
 
 def ask(search: Finished, anchor: Anchor) -> Asked:
-    """The best plan at an anchor, which need not be one of the search's."""
+    """The best plan at an anchor, which need not be one of the search's.
+
+    Raises:
+        BudgetError: No plan that was measured there leaves a finite value.
+    """
     records = list(search.records)
 
     def standing() -> TrialRecord:
@@ -81,6 +85,11 @@ def ask(search: Finished, anchor: Anchor) -> Asked:
         found = lineages(
             search.space, records, search.objectives, quality=search.quality, anchors=[anchor]
         )
+        if not found:
+            raise BudgetError(
+                f"at {anchor.name} the model breaks: {search.quality.name} of the additive "
+                "optimum is not finite; ask for more bits"
+            )
         return found[0].best
 
     if not any(r.choices == anchor.allocation and r.is_candidate for r in records):

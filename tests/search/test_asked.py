@@ -1,8 +1,10 @@
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mpq.errors import BudgetError
 from mpq.search.anchors import make_anchors, within
 from mpq.search.asked import TRIES, Finished, ask
 from mpq.search.expansion import CAUTIONS, GroupMoves, damage_around
@@ -198,3 +200,19 @@ def test_records_hold_what_trials_hold(problem):
         assert record.first_values == (windows[:8].mean(), bits, len(problem.sites))
         assert record.costs["weight_bits"] == bits
         np.testing.assert_array_equal(record.windows, windows)
+
+
+class Broken(Problem):
+    """A problem in which every plan's measure is infinite."""
+
+    def __call__(self, plan, first=0, last=None):
+        self.calls += bool(plan.formats)
+        return {"kl": np.full(self.num_windows, np.inf)[first:last]}
+
+
+def test_a_cost_at_which_the_model_breaks_is_refused():
+    search = finished(Exact(make_sites(2)))
+    anchor = anchors_at(search, (3.21,))[0]
+    broken = replace(search, records=[], evaluate=Broken(make_sites(2)))
+    with pytest.raises(BudgetError, match=r"at 3\.21 bits the model breaks: kl of the additive"):
+        ask(broken, anchor)
