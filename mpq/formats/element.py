@@ -220,10 +220,14 @@ ExponentElement = IntegerElement | FloatElement | LogElement
 """Elements that can stand under a shared exponent."""
 
 
+def reaches_lower(element: Element) -> bool:
+    """Whether the lowest code lies a step further from zero than the highest."""
+    return isinstance(element, IntegerElement) and element.code == "two's complement"
+
+
 def reach(element: Element) -> float:
     """The largest magnitude that a code stands for, of either sign, before any scale."""
-    reaches_lower = isinstance(element, IntegerElement) and element.code == "two's complement"
-    return element.largest + 1.0 if reaches_lower else element.largest
+    return element.largest + 1.0 if reaches_lower(element) else element.largest
 
 
 def has_negative_zero(element: Element) -> bool:

@@ -12,6 +12,7 @@ from mpq.formats.element import (
     LogElement,
     Specials,
     TableElement,
+    reaches_lower,
 )
 from mpq.formats.scale import (
     SCALE_DTYPES,
@@ -145,7 +146,7 @@ def _misfit(element: Element, scale: Scale | None, block: Block | None) -> str:
         case None:
             return _lonely_misfit(element)
         case StaticScale():
-            fits = isinstance(element, IntegerElement) and element.code == "two's complement"
+            fits = reaches_lower(element)
             return "" if fits else "a static scale goes with a two's-complement integer"
         case FloatScale():
             return _float_scale_misfit(element, scale, block)

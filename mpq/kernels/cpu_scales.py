@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mpq.formats.element import Element, ExponentElement, IntegerElement, LogElement, reach
+from mpq.formats.element import Element, ExponentElement, LogElement, reach, reaches_lower
 from mpq.formats.format import NAMED_FLOATS
 from mpq.formats.scale import FloatScale, SharedExponent
 from mpq.kernels.bits import FLOAT32
@@ -144,7 +144,7 @@ def float_scale_numbers(
     largest, most = np.float32(element.largest), most_unit(element, dtype)
     if scale.zero_point:
         return Spanning(largest, stored, most, element.width <= SCALE_DIGITS[scale.dtype])
-    if isinstance(element, IntegerElement) and element.code == "two's complement":
+    if reaches_lower(element):
         return Signed(np.float32(-reach(element)), stored, most)
     return Symmetric(largest, stored, most)
 

@@ -11,9 +11,9 @@ from mpq.formats.element import (
     Element,
     ExponentElement,
     FloatElement,
-    IntegerElement,
     LogElement,
     reach,
+    reaches_lower,
 )
 from mpq.formats.scale import FloatScale, NestedScale, SharedExponent, StaticScale
 from mpq.kernels.bits import FLOAT32, FLOAT64, FloatBits
@@ -232,7 +232,7 @@ def stored_facts(element: Element, scale: FloatScale) -> Stored:
         dtype=scale.dtype,
         largest=torch.finfo(SCALE_TORCH_DTYPES[scale.dtype]).max,
         divisor=reach(element),
-        is_signed=isinstance(element, IntegerElement) and element.code == "two's complement",
+        is_signed=reaches_lower(element),
         code=1 << FLOAT32.mantissa + 1 - SCALE_DIGITS[scale.dtype],
         spans=element.width <= SCALE_DIGITS[scale.dtype],
     )
